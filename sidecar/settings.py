@@ -1,0 +1,163 @@
+"""Every setting of `rankguard run` once: type, unit, what None means, and why this default.
+
+Stdlib only, since every process carries the parsed value. Reading flags, environment and files is `config.py`'s
+work; this value is what it hands over, and nothing changes it afterwards.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from sidecar.model import Action, PodInfo
+
+# In the environment of everything that a wrapped command starts. Not RANKGUARD_…: those are settings.
+ENGINE_VARIABLE = "_RANKGUARD_WRAPPED"
+
+
+def _setting(default: Any, help: str, **limits: Any) -> Any:
+    """A field whose metadata holds its help text and what is allowed.
+
+    `minimum`, `maximum`: for numbers. `choices`: for words. `kind`: for texts that need a check of their own
+    (`regex`, `listen`, `folder`, `file`, `captures`, `features`, `size`, `name`). `hidden`: not shown in `--help`.
+    """
+    metadata = {"help": help, **limits}
+    if isinstance(default, (list, dict)):
+        raise TypeError("defaults are immutable")
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The parsed settings. A duration is in seconds."""
+
+    # What to watch.
+    engine: str = _setting(
+        "auto", "Which engine to expect. auto tells by the processes' titles and command lines.",
+        choices=("auto", "sglang", "vllm", "generic"),
+    )  # fmt: skip
+    rank_pattern: str | None = _setting(
+        None, "Regular expression over a process's command line that tells a rank (engine generic; named groups become"
+        " the rank's label: (?P<TP>\\d+) gives TP3). Unset: processes with RANK and WORLD_SIZE in their environment,"
+        " as torchrun starts them.", kind="regex",
+    )  # fmt: skip
+    expected_ranks: int | None = _setting(
+        None, "How many ranks the engine has. Unset: read from the engine's command line (--tp-size and the like).",
+        minimum=1, maximum=65536,
+    )  # fmt: skip
+    root_pid: int | None = _setting(
+        None, "Watch only this process and its descendants. Unset: every process of the PID namespace but Rankguard's"
+        " own container.", minimum=2,
+    )  # fmt: skip
+
+    # What to do.
+    on_rank_death: Action = _setting(
+        Action.KILL, "What to do when a rank dies. kill: freeze, capture, kill the engine. capture: freeze, capture,"
+        " let it run. observe: only record.", choices=tuple(a.value for a in Action),
+    )  # fmt: skip
+    captures: tuple[str, ...] = _setting(
+        ("process", "pyspy"), "Evidence to collect, comma-separated; none for no evidence at all.",
+        kind="captures", choices=("process", "pyspy"),
+    )  # fmt: skip
+    death_deadline: float = _setting(
+        3.0, "Seconds for all evidence after a death. The survivors stand still meanwhile.", minimum=0.0, maximum=600.0
+    )
+    reap_timeout: float = _setting(
+        60.0, "Seconds after the kill before a process that has not gone counts as a reap timeout.",
+        minimum=1.0, maximum=3600.0,
+    )  # fmt: skip
+    startup_timeout: float = _setting(
+        600.0, "Seconds from the engine's first process until all expected ranks must exist. Their processes appear"
+        " early, long before the weights are loaded.", minimum=1.0, maximum=86400.0,
+    )  # fmt: skip
+    exit_grace: float = _setting(
+        5.0, "Seconds in which the rest of the engine may follow a process that ended with 0 or by SIGTERM; if it all"
+        " does, that was a clean stop.", minimum=0.0, maximum=600.0,
+    )  # fmt: skip
+
+    # Where to write and listen.
+    dump_dir: str = _setting(
+        "/var/lib/rankguard", "Folder for incidents; made if absent. In a pod, the pod's own folder of the volume.",
+        kind="folder",
+    )  # fmt: skip
+    dump_max_bytes: int = _setting(
+        10 * 2**30, "Bytes that all incidents together may take; the oldest go first.", minimum=2**20, kind="size"
+    )
+    dump_max_incidents: int = _setting(200, "How many incidents are kept; the oldest go first.", minimum=1)
+    listen: str | None = _setting(
+        ":21400", "HOST:PORT for machines (/metrics, /healthz, /readyz). An empty host is every interface, IPv4 and"
+        " IPv6. none switches it off.", kind="listen",
+    )  # fmt: skip
+    api_listen: str | None = _setting(
+        "127.0.0.1:21401", "HOST:PORT for people (/api/v1/...). none switches it off. Beyond loopback only with"
+        " --api-token-file.", kind="listen",
+    )  # fmt: skip
+    api_token_file: str | None = _setting(
+        None, "File with the bearer token that the people's port asks for. Unset: no token, loopback only.", kind="file"
+    )
+
+    # How to talk.
+    log_format: str = _setting("text", "One line per transition.", choices=("text", "json"))
+
+    # Where we are.
+    in_pod: bool = _setting(
+        False, "Stay up whatever is set wrong (set by the image): a bad setting means its default and action observe."
+    )
+    pod_namespace: str = _setting("", "The pod's namespace (downward API).", kind="name")
+    pod_name: str = _setting("", "The pod's name (downward API).", kind="name")
+    pod_uid: str = _setting("", "The pod's uid (downward API); the counters are kept by it.", kind="name")
+    node_name: str = _setting("", "The node's name (downward API).", kind="name")
+
+    mask_features: tuple[str, ...] = _setting(
+        (), "Kernel features to do without, comma-separated. For tests of older kernels' ways.", kind="features",
+        choices=("pidfd", "thread_pidfd", "pidfd_hup", "pidfd_info"), hidden=True,
+    )  # fmt: skip
+
+    @property
+    def pod(self) -> PodInfo:
+        return PodInfo(namespace=self.pod_namespace, name=self.pod_name, uid=self.pod_uid, node=self.node_name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """What the command line hands to the supervisor, and the supervisor to the others.
+
+    `command` is the engine to start in wrap mode, () in attach mode. `listen_fds` are listening sockets already
+    bound, by setting name. `config_errors` are the lines about settings that were refused in a pod. `root_start` is
+    the start time of --root-pid's process, 0 where there is none: a pid alone is somebody else's one day. `python` is
+    the interpreter and `package_root` the folder that holds the package `sidecar`.
+    """
+
+    settings: Settings
+    command: tuple[str, ...] = ()
+    config_errors: tuple[str, ...] = ()
+    listen_fds: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    python: str = ""
+    package_root: str = ""
+    engine_marker: str = ""
+    root_start: int = 0
+
+
+def launch_to_fd(launch: Launch) -> int:
+    """A memfd holding `launch` as JSON; it survives exec (it is inheritable) and is read again by `launch_from_fd`."""
+    fd = os.memfd_create("rankguard-settings", 0)
+    os.set_inheritable(fd, True)
+    settings = {f.name: getattr(launch.settings, f.name) for f in fields(Settings)}
+    data = {f.name: getattr(launch, f.name) for f in fields(Launch)}
+    os.write(fd, json.dumps({**data, "settings": settings}).encode())
+    return fd
+
+
+def launch_from_fd(fd: int) -> Launch:
+    """Read what `launch_to_fd` wrote, from the start, any number of times."""
+    data = json.loads(os.pread(fd, os.fstat(fd).st_size, 0))
+    settings = data.pop("settings")
+    settings["on_rank_death"] = Action(settings["on_rank_death"])
+    for name in ("captures", "mask_features"):
+        settings[name] = tuple(settings[name])
+    data["command"] = tuple(data["command"])
+    data["config_errors"] = tuple(data["config_errors"])
+    data["listen_fds"] = {name: tuple(fds) for name, fds in data["listen_fds"].items()}
+    return Launch(settings=Settings(**settings), **data)
