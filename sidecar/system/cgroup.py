@@ -1,0 +1,108 @@
+"""Which container a process is in, and whether the kernel killed in its cgroup for memory.
+
+Everything is opened at discovery: under cgroup v2 the kubelet makes an OOM kill take the whole container at once, and
+nothing of the target is left to look through afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+
+from sidecar.system.proc import Proc
+
+# A container runtime names a container's cgroup by its id of 64 hex digits: plain, or `cri-containerd-<id>.scope`.
+_CONTAINER_ID = re.compile(r"(?:^|[/:-])([0-9a-f]{64})(?:\.scope)?(?=/|$)", re.MULTILINE)
+
+
+def container_id(cgroup_text: str) -> str:
+    """The id of the innermost container in the text of /proc/PID/cgroup, or "" on a plain host."""
+    found = _CONTAINER_ID.findall(cgroup_text)
+    return found[-1] if found else ""
+
+
+def memory_cgroup(cgroup_text: str) -> tuple[str, str]:
+    """("v1" or "v2", path of the memory cgroup) from the text of /proc/PID/cgroup; ("", "") if there is none."""
+    unified = ""
+    for line in cgroup_text.splitlines():
+        hierarchy, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if "memory" in controllers.split(","):
+            return "v1", path
+        if hierarchy == "0" and not controllers:
+            unified = path
+    return ("v2", unified) if unified else ("", "")
+
+
+def memory_mount(mountinfo: str, version: str) -> tuple[str, str]:
+    """(mount point, root of the mount within the hierarchy) of the memory controller in a mountinfo text (proc(5))."""
+    for line in mountinfo.splitlines():
+        before, _, after = line.partition(" - ")
+        fields, kind = before.split(" "), after.split(" ")
+        if len(fields) < 5 or len(kind) < 3:
+            continue
+        if version == "v2" and kind[0] == "cgroup2":
+            return fields[4], fields[3]
+        if version == "v1" and kind[0] == "cgroup" and "memory" in kind[2].split(","):
+            return fields[4], fields[3]
+    return "", ""
+
+
+class OomCounter:
+    """The `oom_kill` counter of one cgroup, held open. `fd` is -1 where there is nothing to read."""
+
+    def __init__(self, proc: Proc, pid: int) -> None:
+        self.fd = _open_events(proc, pid)
+        self._seen = self._read() or 0
+
+    def take(self) -> bool:
+        """True if a kill has happened that was not yet given to a death. Each rise explains one death."""
+        count = self._read()
+        if count is None or count <= self._seen:
+            return False
+        self._seen += 1
+        return True
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def _read(self) -> int | None:
+        if self.fd < 0:
+            return None
+        try:
+            text = os.pread(self.fd, 4096, 0)
+        except OSError:  # ENODEV: the cgroup was removed
+            return None
+        for line in text.splitlines():
+            name, _, value = line.partition(b" ")
+            if name == b"oom_kill" and value.strip().isdigit():
+                return int(value)
+        return None
+
+
+def _open_events(proc: Proc, pid: int) -> int:
+    version, path = memory_cgroup(proc.cgroup(pid))
+    if not version:
+        return -1
+    file = "memory.events" if version == "v2" else "memory.oom_control"
+    candidates = []
+    # On the same host view, the path of the cgroup leads there through our own mount.
+    try:
+        with open(f"{proc.root}/self/mountinfo", encoding="utf-8", errors="backslashreplace") as mounts:
+            point, root = memory_mount(mounts.read(), version)
+    except OSError:
+        point = root = ""
+    if point and "/.." not in path:
+        inside = path.removeprefix(root) if root != "/" else path
+        candidates.append(f"{point}/{inside.strip('/')}/{file}")
+    # From another container, the target's own root shows its own cgroup at the top of its mount.
+    for base in ("sys/fs/cgroup/memory", "sys/fs/cgroup"):
+        candidates.append(f"{proc.root}/{pid}/root/{base}/{file}")
+    for candidate in candidates:
+        try:
+            return os.open(candidate, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            continue
+    return -1

@@ -1,0 +1,82 @@
+"""What this kernel (or the sandbox around us) can do, found out by doing it. Each feature can be masked, so that CI
+runs every older kernel's way too.
+
+`pidfd`         pidfd_open(2), Linux 5.3. Refused by old kernels, some seccomp filters and gVisor: then /proc is polled.
+`thread_pidfd`  PIDFD_THREAD, 6.9: a thread's end is seen while the process's memory is still being torn down.
+`pidfd_hup`     EPOLLHUP when the process was reaped, 6.9.
+`pidfd_info`    PIDFD_GET_INFO with the exit status of a reaped process that is not ours, 6.15.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import threading
+from dataclasses import dataclass
+
+from sidecar.errors import OutOfDescriptors, RankguardError
+from sidecar.system import pidfd
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    pidfd: bool
+    thread_pidfd: bool
+    pidfd_hup: bool
+    pidfd_info: bool
+
+
+def probe(masked: tuple[str, ...] = ()) -> Features:
+    """Try each feature on a child of our own. Forks once: call it before anything else runs in the process.
+
+    Raises `OutOfDescriptors`, which says nothing about the kernel.
+    """
+    if "pidfd" in masked or not _has_pidfd():
+        return Features(False, False, False, False)
+    hup, info = _after_reaping()
+    return Features(
+        pidfd=True,
+        thread_pidfd="thread_pidfd" not in masked and _has_thread_pidfd(),
+        pidfd_hup="pidfd_hup" not in masked and hup,
+        pidfd_info="pidfd_info" not in masked and info,
+    )
+
+
+def _has_pidfd() -> bool:
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise OutOfDescriptors("no descriptor left to try pidfd_open with") from error
+        return False
+    return True
+
+
+def _has_thread_pidfd() -> bool:
+    done = threading.Event()
+    thread = threading.Thread(target=done.wait, daemon=True)
+    thread.start()
+    try:
+        os.close(pidfd.open_thread(thread.native_id or 0))
+    except (OSError, RankguardError):
+        return False
+    finally:
+        done.set()
+        thread.join()
+    return True
+
+
+def _after_reaping() -> tuple[bool, bool]:
+    child = os.fork()
+    if child == 0:
+        os._exit(7)
+    fd = os.pidfd_open(child)
+    try:
+        os.waitpid(child, 0)
+        poll = select.poll()
+        poll.register(fd, select.POLLIN)
+        hup = any(event & select.POLLHUP for _, event in poll.poll(0))
+        return hup, pidfd.reaped_status(fd).code == 7
+    finally:
+        os.close(fd)
