@@ -1,0 +1,159 @@
+"""What the other processes say to the guard, and what the guard makes of it."""
+
+from __future__ import annotations
+
+import os
+import select
+from typing import TYPE_CHECKING
+
+from sidecar.errors import PeerGone, ProtocolError
+from sidecar.guard.case import Case, Phase
+from sidecar.guard.links import RecorderLink, messages
+from sidecar.messages import Channel, Message
+from sidecar.model import Identity, incident_from
+from sidecar.system import clock
+from sidecar.system.proc import status_from_wait
+
+if TYPE_CHECKING:
+    from sidecar.guard.loop import Guard
+
+
+class Peers:
+    """The supervisor, the recorders and the web, as one guard hears them."""
+
+    def __init__(self, guard: Guard) -> None:
+        self.standby: RecorderLink | None = None
+        self._guard = guard
+        self._recorders: dict[int, RecorderLink] = {}
+
+    def hear(self, fd: int) -> None:
+        """Take what waits on one descriptor."""
+        web = self._guard.web.channel
+        if fd == self._guard.control.fileno():
+            self._hear_supervisor()
+        elif fd in self._recorders:
+            self._hear_recorder(self._recorders[fd])
+        elif web is not None and fd == web.fileno():
+            self._hear_web(web)
+
+    def take_recorder(self) -> RecorderLink | None:
+        """The recorder that stands by, if one does."""
+        link, self.standby = self.standby, None
+        return link
+
+    def _cases(self) -> list[Case]:
+        case = self._guard.case
+        return ([case] if case is not None else []) + self._guard.sealing
+
+    # -- the supervisor -----------------------------------------------------------------------------------------
+
+    def _hear_supervisor(self) -> None:
+        try:
+            for message, fds in messages(self._guard.control):
+                self._from_supervisor(message, fds)
+        except ProtocolError as error:
+            self._guard.log("a message of the supervisor cannot be read", error=str(error))
+        except PeerGone:
+            self._supervisor_lost()
+
+    def _from_supervisor(self, message: Message, fds: list[int]) -> None:
+        guard = self._guard
+        kind = message["type"]
+        if kind == "recorder":
+            self._recorders[fds[0]] = RecorderLink(Channel.from_fd(fds[0]))
+            guard.epoll.register(fds[0], select.EPOLLIN)
+        elif kind == "web":
+            self._drop_web()
+            channel = Channel.from_fd(fds[0])
+            guard.epoll.register(fds[0], select.EPOLLIN)
+            guard.web.connect(channel)
+        elif kind == "reaped":
+            identity = Identity(**message["identity"])
+            if identity == guard.ending.root:
+                guard.ending.root_status = status_from_wait(message["wait_status"])
+            guard.verdicts.take(guard.exits.was_reaped(identity, message["wait_status"], clock.monotonic()))
+            guard.ending.check()
+        elif kind == "drain":
+            guard.log("draining", signal=message.get("signal"))
+            guard.ending.drain()
+        elif kind == "restarted":
+            guard.web.event("process_restart", process=message["process"])
+
+    def _supervisor_lost(self) -> None:
+        """The container's root process is gone, and we have moments. What is frozen must not stay so."""
+        guard = self._guard
+        guard.log("supervisor lost")
+        guard.epoll.unregister(guard.control.fileno())
+        if guard.case is not None:
+            guard.case.hurry("the supervisor is gone")
+        guard.ending.stop()
+
+    # -- recorders ----------------------------------------------------------------------------------------------
+
+    def _hear_recorder(self, link: RecorderLink) -> None:
+        case = next((c for c in self._cases() if c.recorder is link), None)
+        try:
+            for message, fds in messages(link.channel):
+                _close(fds)
+                if message["type"] == "standing_by":
+                    self._stands_by(link, message)
+                elif case is not None:
+                    case.on_recorder(message)
+        except (PeerGone, ProtocolError):
+            fd = link.channel.fileno()
+            self._guard.epoll.unregister(fd)
+            del self._recorders[fd]
+            link.channel.close()
+            link.alive = False
+            if self.standby is link:
+                self.standby = None
+            if case is not None and case.phase is not Phase.CLOSED:
+                case.recorder_lost()
+
+    def _stands_by(self, link: RecorderLink, message: Message) -> None:
+        guard = self._guard
+        if message.get("dump_bytes", -1) >= 0:
+            guard.web.event("store", dump_bytes=message["dump_bytes"], free_bytes=message.get("free_bytes", -1))
+        if not link.begun and self.standby is None:
+            self.standby = link
+            guard.log("recorder stands by")
+            for case in self._cases():
+                case.recorder_came()
+        for data in message.get("unfinished", []):
+            self._take_up(data)
+
+    def _take_up(self, data: dict[str, object]) -> None:
+        """An earlier life of this sidecar left an incident open on the volume: finish what it had decided."""
+        guard = self._guard
+        try:
+            incident = incident_from(data)
+        except (KeyError, TypeError, ValueError) as error:
+            guard.log("an unfinished incident cannot be read", error=repr(error))
+            return
+        # From another boot no identity means anything; with a case open, the next recorder says it again.
+        if incident.boot_id == guard.boot_id and not self._cases():
+            guard.resume(incident, "left open by an earlier run", clock.monotonic(), earlier_run=True)
+
+    # -- the web ------------------------------------------------------------------------------------------------
+
+    def _hear_web(self, channel: Channel) -> None:
+        try:
+            for message, fds in messages(channel):
+                _close(fds)
+                if message["type"] == "ack":
+                    self._guard.web.acknowledged(str(message.get("epoch")), int(message.get("seq", 0)))
+                    self._guard.web.flush()
+                elif message["type"] == "manual":
+                    self._guard.verdicts.manual()
+        except (PeerGone, ProtocolError):
+            self._drop_web()
+
+    def _drop_web(self) -> None:
+        if self._guard.web.channel is not None:
+            self._guard.epoll.unregister(self._guard.web.channel.fileno())
+            self._guard.web.disconnect()
+
+
+def _close(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)

@@ -1,0 +1,295 @@
+"""From observations to a decision: which exits are failures, which one was first, and what follows.
+
+The rules are in `policy`; here they meet the guard's state. An exit is told once, however many ways saw it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from sidecar.guard.case import Case, Surroundings
+from sidecar.guard.timers import Timer
+from sidecar.model import (
+    Action,
+    Decision,
+    ExitStatus,
+    Failure,
+    Identity,
+    Observation,
+    ProcessExited,
+    ProcessReaped,
+    RankProcess,
+    Reason,
+    State,
+)
+from sidecar.policy.deaths import Exit, Judgement, Meaning, cause_of, judge_held, meaning, reason_for
+from sidecar.policy.machine import Event
+from sidecar.policy.startup import Expectation, counted
+from sidecar.system import clock
+from sidecar.system.cgroup import OomCounter
+
+if TYPE_CHECKING:
+    from sidecar.guard.loop import Guard
+
+_STATUS_COMES = 0.1  # how long an unknown exit status may still become known, in seconds
+
+
+class Verdicts:
+    """Judges exits for one guard."""
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+        self._over: dict[Identity, RankProcess] = {}
+        self._held: list[Exit] = []
+        self._unknown: dict[Identity, tuple[Exit, str]] = {}
+        self._told: set[Identity] = set()
+        self._judging: Timer | None = None
+        self._memory: dict[str, OomCounter] = {}
+        self._memory_of: dict[Identity, OomCounter] = {}
+
+    # -- watching -----------------------------------------------------------------------------------------------
+
+    def watch_memory(self, rank: RankProcess) -> None:
+        """Open the memory events of the rank's cgroup while it lives; ranks of one cgroup share a counter."""
+        if rank.identity in self._memory_of:
+            return
+        key = self._guard.proc.cgroup(rank.identity.pid)
+        if key and key not in self._memory:
+            self._memory[key] = OomCounter(self._guard.proc, rank.identity.pid)
+        if key:
+            self._memory_of[rank.identity] = self._memory[key]
+
+    def already_told(self, identities: Iterable[Identity]) -> None:
+        """An earlier guard has told of these exits."""
+        self._told.update(identities)
+
+    def is_over(self, identity: Identity) -> bool:
+        return identity in self._over
+
+    def alive(self) -> int:
+        """How many watched processes of the engine still run."""
+        return sum(1 for identity in self._guard.discovery.ranks if identity not in self._over)
+
+    def new_generation(self) -> None:
+        """The engine is gone; nothing of it is held against the next one."""
+        for counter in self._memory.values():
+            counter.close()
+        self._memory.clear()
+        self._memory_of.clear()
+        self._over.clear()
+        self._told.clear()
+        self._unknown.clear()
+        self._held.clear()
+        self._cancel_judging()
+
+    # -- observations -------------------------------------------------------------------------------------------
+
+    def take(self, observations: Sequence[Observation]) -> None:
+        """Judge what was seen, in the order in which it was seen."""
+        if not observations:
+            return
+        for observation in observations:
+            self._take_one(observation)
+        case = self._guard.case
+        if case is not None:
+            case.hasten()
+        self._judge_held()
+
+    def _take_one(self, observation: Observation) -> None:
+        identity = observation.identity
+        rank = self._guard.discovery.ranks.get(identity) or self._over.get(identity)
+        if rank is None:
+            return
+        seen_by = "reaped" if isinstance(observation, ProcessReaped) else observation.seen_by
+        if identity not in self._over:
+            self._over[identity] = rank
+            self._guard.mark_changed()
+        exit_ = Exit(identity, rank.role, rank.rank, rank.titled, observation.status, observation.at)
+        if identity in self._unknown and observation.status.known:
+            first, by = self._unknown.pop(identity)
+            self._tell(Exit(identity, rank.role, rank.rank, rank.titled, observation.status, first.at), by)
+        elif identity not in self._told:
+            self._told.add(identity)
+            if observation.status.known:
+                self._tell(exit_, seen_by)
+            else:
+                self._unknown[identity] = (exit_, seen_by)
+                self._guard.timers.at(observation.at + _STATUS_COMES, lambda: self._give_up_on(identity))
+        elif isinstance(observation, ProcessExited | ProcessReaped) and observation.status.known:
+            self._correct(identity, observation.status)
+
+    def _give_up_on(self, identity: Identity) -> None:
+        waiting = self._unknown.pop(identity, None)
+        if waiting is not None:
+            self._tell(*waiting)
+            self._judge_held()
+
+    def _correct(self, identity: Identity, status: ExitStatus) -> None:
+        case = self._guard.case
+        if case is None:
+            return
+        for failure in case.story.failures:
+            if (failure.pid, failure.start) == (identity.pid, identity.start) and not failure.status.known:
+                case.story.correct_failure(self._failure(
+                    Exit(identity, failure.role, failure.rank, True, status, failure.at), failure.seen_by))  # fmt: skip
+
+    def _tell(self, exit_: Exit, seen_by: str) -> None:
+        """One exit, told once."""
+        guard = self._guard
+        case = guard.case
+        if case is not None and case.killed_by_us(exit_.identity, exit_.at):
+            return  # our own doing
+        if case is not None and case.earlier_run and exit_.identity not in case.story.members:
+            guard.set_aside(case)
+        elif case is not None and case.decision.reason is Reason.MANUAL:
+            case.hurry("a process failed meanwhile")  # what was asked for by hand must not swallow a real failure
+        if guard.state is State.DRAINING:
+            guard.log("exited in the drain", rank=exit_.rank, status=_words(exit_.status))
+            return
+        if guard.case is not None:
+            guard.log("rank died", guard.case.id, rank=exit_.rank, status=_words(exit_.status), cascade=True)
+            guard.case.add_failure(self._failure(exit_, seen_by))
+            return
+        what = meaning(exit_)
+        if what is Meaning.NOTHING:
+            guard.log("helper ended", rank=exit_.rank)
+            guard.let_be(exit_.identity)
+        elif what is Meaning.HELD:
+            guard.log("exited", rank=exit_.rank, status=_words(exit_.status), pending="clean if the rest follows")
+            self._held.append(replace(exit_, seen_by=seen_by))
+        elif guard.state is State.FAILING:
+            self._count_only(self._failure(exit_, seen_by))
+        else:
+            self._fail([*self._held, exit_], seen_by)
+
+    def _count_only(self, failure: Failure) -> None:
+        """The incident of this engine is sealed, and the engine was left alone: what follows is counted and logged."""
+        self._guard.log("rank died", rank=failure.rank, cause=str(failure.cause), cascade=True)
+        self._guard.web.event(
+            "rank_death", role=str(failure.role), rank=failure.rank, cause=str(failure.cause), at=failure.at
+        )
+
+    def _judge_held(self) -> None:
+        guard = self._guard
+        alive = self.alive()
+        leaves_alone = guard.case is None or guard.case.decision.action is Action.OBSERVE
+        if alive == 0 and leaves_alone and self._over and not self._unknown:
+            if self._held:
+                guard.log("engine stopped", because="every process has left with 0 or by a stop signal")
+            guard.engine_gone()
+            return
+        if not self._held or guard.case is not None or guard.state is State.DRAINING:
+            return
+        now = clock.monotonic()
+        grace = guard.settings.exit_grace
+        if judge_held(self._held, alive, now, grace) is Judgement.FAILURE:
+            self._fail(list(self._held), "exit grace")
+        elif self._judging is None:
+            self._judging = guard.timers.at(self._held[0].at + grace, self._judge_again)
+
+    def look_again(self) -> None:
+        """See what follows from the exits so far."""
+        self._judge_held()
+
+    def _judge_again(self) -> None:
+        self._judging = None
+        self._judge_held()
+
+    def _cancel_judging(self) -> None:
+        if self._judging is not None:
+            self._judging.cancel()
+            self._judging = None
+
+    # -- decisions ----------------------------------------------------------------------------------------------
+
+    def _fail(self, exits: list[Exit], seen_by: str) -> None:
+        exits.sort(key=lambda e: e.at)
+        self._held.clear()
+        self._cancel_judging()
+        first = exits[0]
+        failures = [self._failure(e, e.seen_by or seen_by) for e in exits]
+        guard = self._guard
+        reason = reason_for(first)
+        because = tuple(f"{e.rank} {_words(e.status)}" for e in exits)
+        case = guard.new_case(reason, guard.settings.on_rank_death, first.rank, because, failures[0].at)
+        root = failures[0]
+        guard.log(
+            "rank died",
+            case.id,
+            rank=root.rank,
+            cause=str(root.cause),
+            status=_words(root.status),
+            seen_by=root.seen_by,
+        )
+        self._open(case, failures)
+
+    def ranks_missing(self, expectation: Expectation) -> None:
+        """The start-up limit has passed with fewer ranks than expected."""
+        guard = self._guard
+        count = counted(guard.discovery.roles(), expectation)
+        limit = guard.settings.startup_timeout
+        because = (f"{count} of {expectation.count} ranks ({expectation.why}) after {limit:g} s",)
+        case = guard.new_case(
+            Reason.RANK_MISSING,
+            guard.settings.on_rank_death,
+            f"{count}of{expectation.count}",
+            because,
+            clock.monotonic(),
+        )
+        guard.log("rank missing", case.id, ranks=count, expected=expectation.count)
+        self._open(case, [])
+
+    def manual(self) -> None:
+        """A person asked for a capture. Nothing is killed."""
+        guard = self._guard
+        if guard.case is not None or self.alive() == 0:
+            guard.log("manual capture refused", because="an incident is open" if guard.case else "there is no engine")
+            return
+        case = guard.new_case(Reason.MANUAL, Action.CAPTURE, "", ("asked for by a person",), clock.monotonic())
+        guard.log("manual capture", case.id)
+        guard.open_case(case)
+        case.open([])
+
+    def _open(self, case: Case, failures: list[Failure]) -> None:
+        guard = self._guard
+        guard.ending.failed(failures)
+        guard.open_case(case)
+        guard.event(Event.FAILURE)
+        case.open(failures)
+        if case.decision.action is Action.OBSERVE:
+            guard.observe_for_a_while(case)
+
+    def make_case(
+        self, around: Surroundings, reason: Reason, action: Action, rank: str, because: tuple[str, ...], at: float
+    ) -> Case:
+        """A case with its id: sortable time, reason, and whom it is about."""
+        guard = self._guard
+        settings = guard.settings
+        decision = Decision(reason, action, settings.captures, settings.death_deadline, because)
+        words = [clock.id_stamp(clock.wall() - (clock.monotonic() - at)), reason.lower()]
+        words += [re.sub(r"[^a-z0-9]+", "-", rank.lower()).strip("-")[:40]] if rank else []
+        return Case(
+            around, "-".join(w for w in words if w), guard.discovery.engine or settings.engine, settings.pod, decision,
+            guard.boot_id, clock.monotonic(), str(guard.state),
+        )  # fmt: skip
+
+    def _failure(self, exit_: Exit, seen_by: str) -> Failure:
+        counter = self._memory_of.get(exit_.identity)
+        oom = exit_.status.signal == 9 and counter is not None and counter.take()
+        wall = clock.wall() - (clock.monotonic() - exit_.at)
+        detail = "exited with 0 while the others ran on" if exit_.status.code == 0 else exit_.status.why_unknown
+        return Failure(
+            exit_.role, exit_.rank, exit_.identity.pid, exit_.identity.start, exit_.status,
+            cause_of(exit_.status, oom), exit_.at, wall, seen_by, detail,
+        )  # fmt: skip
+
+
+def _words(status: ExitStatus) -> str:
+    if status.signal is not None:
+        return f"signal {status.signal}"
+    if status.code is not None:
+        return f"exit status {status.code}"
+    return f"unknown ({status.why_unknown})"
