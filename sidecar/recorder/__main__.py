@@ -1,0 +1,85 @@
+"""The recorder process: started warm by the supervisor, it stands by for one incident and ends with it."""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import signal
+
+from sidecar.log import Log
+from sidecar.messages import Channel
+from sidecar.recorder.loop import Recorder
+from sidecar.recorder.store import Store
+from sidecar.settings import launch_from_fd
+from sidecar.system.proc import Proc
+
+_DATA_LIMIT = 512 << 20  # of each collector; not RLIMIT_AS, which py-spy breaks on with big libraries (seen)
+_IGNORED = (
+    signal.SIGINT,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGTERM,
+    signal.SIGTSTP,
+    signal.SIGTTIN,
+    signal.SIGTTOU,
+)
+
+
+def main(guard_fd: int, launch_fd: int) -> None:
+    """Serve the guard at `guard_fd` with the settings in `launch_fd`. Never returns.
+
+    Our life is tied to the channel alone: a stop signal to the whole container, or Ctrl-C in a terminal, must not take
+    the record of what it ends.
+    """
+    for sig in _IGNORED:
+        signal.signal(sig, signal.SIG_IGN)
+    for fd in (guard_fd, launch_fd):
+        os.set_inheritable(fd, False)
+    launch = launch_from_fd(launch_fd)
+    os.close(launch_fd)
+    settings = launch.settings
+    log = Log("recorder", settings.log_format)
+    os.umask(0o077)
+    _limit()
+    pyspy = find_pyspy(launch.python, os.environ.get("PATH", ""))
+    if not pyspy:
+        log("py-spy not found", beside=launch.python)
+    store = Store(settings.dump_dir, settings.dump_max_incidents, settings.dump_max_bytes)
+    recorder = Recorder(Channel.from_fd(guard_fd), store, log, Proc(), pyspy)
+    # Forked collectors share these pages as long as the collector of garbage does not write to them.
+    gc.collect()
+    gc.freeze()
+    status = 70
+    try:
+        status = recorder.run()
+    except Exception as error:  # noqa: BLE001 - the outermost loop: say it and end, the guard starts another
+        log("the recorder failed", error=f"{type(error).__name__}: {error}")
+    finally:
+        os._exit(status)  # not sys.exit: a thread in D state is never joined
+
+
+def find_pyspy(python: str, path: str) -> str:
+    """py-spy beside our Python (as pip puts it), else on the PATH; "" if there is none.
+
+    Its pages are asked for, so that the first stack does not wait for the disk.
+    """
+    beside = os.path.dirname(python)
+    for folder in (beside, *path.split(os.pathsep)):
+        program = os.path.join(folder, "py-spy")
+        if folder and os.path.isfile(program) and os.access(program, os.X_OK):
+            fd = os.open(program, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_WILLNEED)
+            finally:
+                os.close(fd)
+            return program
+    return ""
+
+
+def _limit() -> None:
+    """Limits that the collectors inherit; ours are far below them."""
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    data = _DATA_LIMIT if hard == resource.RLIM_INFINITY else min(_DATA_LIMIT, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (data, hard))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

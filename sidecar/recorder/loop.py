@@ -1,0 +1,180 @@
+"""The recorder's main thread: it answers the guard, whatever the volume does.
+
+    standing by -> working -> sealing -> gone
+                          \\-> leaving -> gone      the guard is lost: write what is known, unsealed
+
+Captures begin the moment the guard asks and go to memory; `volume` brings them to the volume on a thread of its own.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import Any
+
+from sidecar.errors import PeerGone, ProtocolError
+from sidecar.log import Log
+from sidecar.messages import Channel, Message
+from sidecar.model import incident_from, rank_process_from
+from sidecar.recorder.capture.base import Scene
+from sidecar.recorder.captures import Captures, Taken, targets_of
+from sidecar.recorder.reactor import Reactor
+from sidecar.recorder.store import Store
+from sidecar.recorder.volume import Volume
+from sidecar.recorder.work import Work
+from sidecar.system.proc import Proc
+
+_EARLIER_PATIENCE = 0.5  # how long a resumed incident's captures wait to learn what there is already
+_QUIET = 1.0  # how long the captures have the interpreter to themselves, but for the opening record
+_SEAL_PATIENCE = 5.0  # how long a volume that refuses is tried again at the end
+_GUARD_LOST_CAPTURES = 0.5  # what is under way may still end
+_GUARD_LOST = 2.0
+
+
+class Recorder:
+    """Runs until its incident is sealed or its guard is gone; `run` gives the exit status."""
+
+    def __init__(self, channel: Channel, store: Store, log: Log, proc: Proc, pyspy: str) -> None:
+        self._channel = channel
+        self._log = log
+        self._proc = proc
+        self._pyspy = pyspy
+        self._reactor = Reactor()
+        self._reactor.add(channel.fileno(), self._on_channel)
+        self._outbox: deque[Message] = deque()
+        self._guard_is_lost = False
+        self._work: Work | None = None
+        self._volume = Volume(store, self._reactor, log, self._tell)
+        self._told_done = False
+
+    def run(self) -> int:
+        while self._volume.exit_status is None:
+            if self._work is not None:
+                self._step_captures(self._work)
+            self._volume.step()
+            self._flush()
+            if self._volume.exit_status is None:
+                self._reactor.wait(self._wake_at() - time.monotonic())
+        self._flush()  # the last words
+        if self._work is not None and self._work.captures is not None:
+            self._work.captures.abandon()
+        return self._volume.exit_status
+
+    def _wake_at(self) -> float:
+        due = self._volume.wake_at()
+        if self._work is None:
+            return due
+        captures = self._work.captures
+        return min(due, captures.wake_at() if captures else self._work.captures_at)
+
+    # -- the guard ----------------------------------------------------------------------------------------------------
+
+    def _on_channel(self) -> None:
+        try:
+            while self._volume.exit_status is None:
+                received = self._channel.receive()
+                if received is None:
+                    return
+                self._on_message(received[0])
+        except PeerGone:
+            self._guard_lost()
+        except ProtocolError as error:
+            self._log("unreadable message from the guard", error=str(error))
+
+    def _on_message(self, message: Message) -> None:
+        try:
+            if message["type"] == "begin" and self._work is None:
+                self._begin(message)
+            elif message["type"] == "note" and self._work is not None:
+                self._work.incident = incident_from(message["incident"])
+                self._work.dirty = True
+            elif message["type"] == "seal" and self._work is not None:
+                self._work.incident = incident_from(message["incident"])
+                self._seal(self._work)
+            else:
+                self._log("a message from the guard has no place here", type=message["type"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            self._log("a message from the guard makes no sense", error=f"{type(error).__name__}: {error}")
+
+    def _begin(self, message: Message) -> None:
+        now = time.monotonic()
+        incident = incident_from(message["incident"])
+        self._work = Work(
+            incident=incident,
+            wanted=incident.decision.captures if float(message["seconds"]) > 0 else (),
+            ranks=tuple(rank_process_from(rank) for rank in message["ranks"]),
+            frozen=bool(message["frozen"]),
+            deadline=now + float(message["seconds"]),
+            quiet_until=now + _QUIET,
+            captures_at=now + (_EARLIER_PATIENCE if message["resume"] else 0.0),
+        )
+        self._step_captures(self._work)
+        self._volume.begin(self._work)
+
+    def _seal(self, work: Work) -> None:
+        work.sealing = True
+        work.give_up_at = time.monotonic() + _SEAL_PATIENCE
+        self._hurry(work, 0.0)  # nobody waits for captures any more
+
+    def _guard_lost(self) -> None:
+        self._guard_is_lost = True
+        self._reactor.remove(self._channel.fileno())
+        self._outbox.clear()
+        work = self._work
+        if work is None:
+            self._volume.exit_status = 0
+            return
+        now = time.monotonic()
+        self._log("guard lost", work.incident.id)
+        work.note("guard lost", "the recorder writes what it knows")
+        work.leaving = True
+        work.give_up_at = now + _GUARD_LOST
+        self._hurry(work, now + _GUARD_LOST_CAPTURES)
+
+    def _hurry(self, work: Work, deadline: float) -> None:
+        work.captures_at = 0.0
+        work.deadline = min(work.deadline, deadline)
+        if work.captures is not None:
+            work.captures.cut_short(work.deadline)
+
+    def _tell(self, kind: str, /, **content: Any) -> None:
+        if not self._guard_is_lost:
+            self._outbox.append({"type": kind, **content})
+
+    def _flush(self) -> None:
+        """Send what the socket takes; the rest when it takes more."""
+        if self._guard_is_lost:
+            return
+        try:
+            while self._outbox and self._channel.send(self._outbox[0]):
+                self._outbox.popleft()
+            self._reactor.want_write(self._channel.fileno(), bool(self._outbox))
+        except PeerGone:
+            self._guard_lost()
+
+    # -- captures -----------------------------------------------------------------------------------------------------
+
+    def _step_captures(self, work: Work) -> None:
+        if work.captures is None:
+            if time.monotonic() < work.captures_at and not work.opened:
+                return
+            scene = Scene(self._proc, work.frozen, self._pyspy)
+            targets = targets_of(work.ranks, work.incident.members)
+            work.captures = Captures(work.wanted, targets, scene, work.deadline, self._reactor, work.evidence.have())
+        for taken in work.captures.step():
+            self._keep(work, taken)
+        work.captures.reap()
+        if work.captures.done and not self._told_done:
+            self._told_done = True
+            self._tell("captures_done")
+            count = len(work.evidence.artifacts())
+            work.note("captures done", f"{count} artifacts")
+            self._log("captures done", work.incident.id, artifacts=count)
+
+    def _keep(self, work: Work, taken: Taken) -> None:
+        for artifact in work.evidence.add(taken):
+            self._tell(
+                "captured", kind=artifact.kind, rank=artifact.rank, status=artifact.status.value,
+                seconds=artifact.seconds,
+            )  # fmt: skip
+        work.dirty = True

@@ -1,0 +1,264 @@
+"""What is done on the volume, and in which order; each task on the writer's thread, one at a time.
+
+Standing by: a survey. With an incident: its folder and the opening record first, then files, the smallest first, then
+the record anew, and the seal when all is written. A task that fails is said to be lost and tried again after a while;
+one that never returns holds up nobody.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+from sidecar.log import Log
+from sidecar.recorder.evidence import write_items
+from sidecar.recorder.reactor import Reactor
+from sidecar.recorder.record import Record, build, encode
+from sidecar.recorder.store import Found, Store, Survey
+from sidecar.recorder.work import Work
+from sidecar.recorder.writer import Writer
+
+_SURVEY_PATIENCE = 1.0  # then we say that we stand by without knowing the volume
+_SURVEY_AGAIN = (0.5, 10.0)  # while incidents are open elsewhere, or the volume is bad: first, at most
+_RECORD_EVERY = 0.2
+_RETRY = 0.5
+_HANGS = 5.0  # how long a task takes before we say that the volume hangs
+
+Tell = Callable[..., None]
+
+
+class Volume:
+    """Call `step` whenever something has changed or `wake_at` has come. `exit_status` is set when all is over."""
+
+    def __init__(self, store: Store, reactor: Reactor, log: Log, tell: Tell) -> None:
+        self.exit_status: int | None = None
+        self._store = store
+        self._log = log
+        self._tell = tell
+        self._writer = Writer()
+        reactor.add(self._writer.fileno(), self._writer.collect)
+        self._work: Work | None = None
+        self._earlier: list[Record] = []
+        self._told_lost: set[tuple[str, str]] = set()
+        self._told_opened = False
+        self._retry_at = 0.0
+        self._record_at = 0.0
+        self._synced = False
+        self._began = time.monotonic()
+        self._stands_by = False
+        self._knows_volume = False
+        self._told_unfinished: set[str] = set()
+        self._survey_at = 0.0
+        self._survey_pause = _SURVEY_AGAIN[0]
+
+    def begin(self, work: Work) -> None:
+        """From now on there is an incident."""
+        self._work = work
+
+    def step(self) -> None:
+        """Do what can be done now. Never blocks."""
+        now = time.monotonic()
+        if self._work is not None:
+            self._watch(self._work, now)
+        elif not self._stands_by and now - self._began >= _SURVEY_PATIENCE:
+            self._stand_by(None)
+        if self._writer.busy_since is None and self.exit_status is None:
+            if self._work is not None:
+                self._next_task(self._work, time.monotonic())
+            elif now >= self._survey_at:
+                self._writer.submit(lambda: self._store.survey(lambda: self._work is not None), self._surveyed)
+
+    def wake_at(self) -> float:
+        """When `step` is due without anything having changed; monotonic seconds, may be infinite."""
+        work, busy_since = self._work, self._writer.busy_since
+        if work is None:
+            due = math.inf if self._stands_by else self._began + _SURVEY_PATIENCE
+            return due if busy_since is not None else min(due, self._survey_at)
+        if busy_since is not None:
+            due = work.give_up_at if work.leaving else math.inf
+            hangs_at = busy_since + _HANGS
+            return min(due, hangs_at) if time.monotonic() < hangs_at else due
+        if not work.opened:
+            return min(work.give_up_at, self._retry_at)
+        if not work.captured and time.monotonic() < work.quiet_until:
+            return min(work.give_up_at, work.quiet_until)
+        if work.dirty or work.sealing or work.leaving:
+            return min(work.give_up_at, max(self._record_at, self._retry_at))
+        return work.give_up_at
+
+    # -- standing by --------------------------------------------------------------------------------------------------
+
+    def _surveyed(self, result: Any) -> None:
+        if isinstance(result, Survey):
+            self._stand_by(result)
+            again = bool(result.held)
+        elif isinstance(result, BaseException):
+            self._stand_by(None)
+            self._lost("dump folder", result)
+            again = True
+        else:
+            again = False  # an incident came first
+        self._survey_at = time.monotonic() + self._survey_pause if again else math.inf
+        self._survey_pause = min(2 * self._survey_pause, _SURVEY_AGAIN[1])
+
+    def _stand_by(self, survey: Survey | None) -> None:
+        """Say that we are ready; and again when there is more to say."""
+        if self._work is not None:
+            return
+        left = survey.unfinished if survey else ()
+        fresh = [incident for incident in left if incident["id"] not in self._told_unfinished]
+        self._told_unfinished.update(incident["id"] for incident in fresh)
+        news = not self._stands_by or bool(fresh) or (survey is not None and not self._knows_volume)
+        self._stands_by = True
+        self._knows_volume = self._knows_volume or survey is not None
+        if news:
+            self._tell("standing_by", unfinished=fresh, **_room(survey))
+
+    # -- an incident --------------------------------------------------------------------------------------------------
+
+    def _next_task(self, work: Work, now: float) -> None:
+        """Give the writer, who has nothing to do, what matters most."""
+        if now < self._retry_at:
+            return
+        if not work.opened:
+            opening = self._encoded(work)
+            self._writer.submit(lambda: self._store.open(work.incident.id, opening), self._opened)
+        elif not work.captured and now < work.quiet_until:
+            return
+        elif batch := work.evidence.batch(rendering=work.captured):
+            self._writer.submit(lambda: write_items(batch, self._store.write_artifact), self._stored)
+        elif work.sealing and work.captured and not self._synced:
+            paths = work.evidence.paths()
+            self._writer.submit(lambda: self._store.sync(paths), self._on_synced)
+        elif work.sealing and work.captured:
+            final = self._encoded(work, sealed=True)
+            self._writer.submit(lambda: self._store.seal(final), self._sealed)
+        elif work.dirty and (now >= self._record_at or work.leaving):
+            work.dirty = False
+            self._record_at = now + _RECORD_EVERY
+            data, durable = self._encoded(work), work.leaving
+            self._writer.submit(lambda: self._store.write_record(data, durable), self._recorded)
+        elif work.leaving and work.captured:
+            self.exit_status = 0
+
+    def _watch(self, work: Work, now: float) -> None:
+        """Give up on a volume that refuses for too long, and say so of one that does not answer."""
+        busy_since = self._writer.busy_since
+        if busy_since is not None and now - busy_since >= _HANGS:
+            self._lost("volume", TimeoutError(errno.ETIMEDOUT, "it does not answer"))
+        if now < work.give_up_at or (busy_since is not None and not work.leaving):
+            return  # while a task hangs nothing is decided: this process could not even end
+        for artifact in work.evidence.give_up("the volume could not be written"):
+            self._log("lost", work.incident.id, what=artifact.kind, rank=artifact.rank)
+        self._lost("incident", OSError(errno.EIO, "not sealed" if work.sealing else "not written to the end"))
+        self.exit_status = 1
+
+    def _encoded(self, work: Work, sealed: bool = False) -> bytes:
+        artifacts = work.evidence.artifacts()
+        return encode(build(work.incident, artifacts, work.own, self._earlier, work.notes, sealed))
+
+    def _lost(self, what: str, error: BaseException) -> None:
+        """Say, once for each thing and reason, that something could not be written."""
+        detail = _reason(error)
+        if (what, detail) in self._told_lost:
+            return
+        self._told_lost.add((what, detail))
+        self._log("lost", self._work.incident.id if self._work else "", what=what, detail=detail)
+        if self._work is not None:
+            self._work.notes.append(f"lost: {what}: {detail}")
+            self._work.dirty = True
+        self._tell("lost", what=what, detail=detail)
+
+    def _refused(self, what: str, error: BaseException) -> None:
+        """The volume refused: say so, and open the folder anew after a while."""
+        self._lost(what, error)
+        self._retry_at = time.monotonic() + _RETRY
+        self._synced = False
+        if self._work is not None:
+            self._work.opened = False
+            self._work.dirty = True
+
+    def _opened(self, result: Any) -> None:
+        work = self._work
+        if work is None:
+            return
+        if isinstance(result, BaseException):
+            self._refused("incident folder", result)
+            return
+        work.opened = True
+        if isinstance(result, Found) and not self._told_opened:  # after that, what is found is our own
+            work.evidence.adopt(result)
+            self._earlier = _timeline_of(result.record)
+            work.dirty = True
+        if not self._told_opened:
+            self._told_opened = True
+            self._tell("opened", id=work.incident.id)
+
+    def _stored(self, result: Any) -> None:
+        if self._work is None:
+            return
+        if isinstance(result, BaseException):
+            self._refused("artifacts", result)
+            return
+        lost, broken = self._work.evidence.stored(result)
+        for artifact in lost:
+            self._lost(f"{artifact.kind} of {artifact.rank}", ValueError(artifact.detail))
+        self._work.dirty = True
+        if broken is not None:
+            self._refused("artifacts", broken)
+
+    def _recorded(self, result: Any) -> None:
+        if isinstance(result, BaseException):
+            self._refused("incident.json", result)
+
+    def _on_synced(self, result: Any) -> None:
+        if isinstance(result, BaseException):
+            self._refused("artifacts", result)
+            return
+        self._synced = True
+        if self._work is not None:
+            for path, error in result:
+                self._work.evidence.vanished(path, _reason(error))
+                self._lost(path, error)
+
+    def _sealed(self, result: Any) -> None:
+        if isinstance(result, BaseException):
+            self._refused("incident.json", result)
+        else:
+            self._writer.submit(self._store.tidy, self._tidied)
+
+    def _tidied(self, result: Any) -> None:
+        work = self._work
+        if work is None:
+            return
+        if isinstance(result, BaseException):
+            self._lost("retention", result)
+        room = _room(result if isinstance(result, Survey) else None)
+        self._tell("sealed", id=work.incident.id, **room)
+        self._log("sealed", work.incident.id, dump_bytes=room["dump_bytes"])
+        self.exit_status = 0
+
+
+def _room(survey: Survey | None) -> dict[str, int]:
+    """-1 stands for what is not known."""
+    return {
+        "dump_bytes": survey.dump_bytes if survey else -1,
+        "free_bytes": survey.free_bytes if survey else -1,
+    }
+
+
+def _timeline_of(record: Record) -> list[Record]:
+    rows = record.get("timeline")
+    keys = ("at", "event", "detail")
+    if not isinstance(rows, list):
+        return []
+    return [row for row in rows if isinstance(row, dict) and all(isinstance(row.get(key), str) for key in keys)]
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"{errno.errorcode.get(error.errno, str(error.errno))}: {error.strerror}"
+    return str(error) or type(error).__name__

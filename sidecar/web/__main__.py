@@ -1,0 +1,52 @@
+"""Entry of the web process, started by the supervisor with two inherited descriptors."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import traceback
+
+from sidecar.log import Log
+from sidecar.messages import Channel
+from sidecar.settings import launch_from_fd
+from sidecar.web.process import Web
+
+
+class _ToLog(logging.Handler):
+    """What uvicorn and asyncio report, as one line of ours each, with the place instead of a traceback."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__(logging.ERROR)
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        self._log(record.getMessage().strip(), error=_named(error), at=_place(error))
+
+
+def main(control_fd: int, launch_fd: int) -> None:
+    """Serve until SIGTERM or the end of `control_fd`. Exits with 1, and a log line, on a mistake of our own."""
+    launch = launch_from_fd(launch_fd)
+    os.close(launch_fd)
+    log = Log("web", launch.settings.log_format)
+    logging.getLogger().addHandler(_ToLog(log))
+
+    async def life() -> None:
+        await Web(launch, Channel.from_fd(control_fd), log).run()
+
+    try:
+        asyncio.run(life())
+    except Exception as error:  # noqa: BLE001 - the process's outermost loop; the supervisor starts another
+        log("the web process failed", error=_named(error), at=_place(error))
+        sys.exit(1)
+
+
+def _named(error: BaseException | None) -> str | None:
+    return None if error is None else f"{type(error).__name__}: {error}"
+
+
+def _place(error: BaseException | None) -> str | None:
+    frames = traceback.extract_tb(error.__traceback__) if error is not None else []
+    return " < ".join(f"{os.path.basename(f.filename)}:{f.lineno}" for f in reversed(frames[-4:])) or None

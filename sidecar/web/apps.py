@@ -1,0 +1,97 @@
+"""The two ports: `machine_app` for scrapers and probes, `people_app` for people. Handlers read memory only."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Protocol
+
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+from prometheus_client.exposition import gzip_accepted
+from starlette.exceptions import HTTPException
+
+
+class View(Protocol):
+    """What the handlers ask for. None of it blocks."""
+
+    def health(self) -> tuple[bool, str]: ...
+    def readiness(self) -> tuple[bool, str]: ...
+    def metrics(self, accept: str, compress: bool) -> tuple[str, bytes]: ...
+    def status(self) -> dict[str, Any]: ...
+    def ranks(self) -> list[dict[str, Any]]: ...
+    def request_capture(self) -> bool: ...
+
+
+def machine_app(view: View) -> FastAPI:
+    """GET and HEAD of /metrics, /healthz and /readyz, in plain text; 405 for every other method."""
+    app = _bare_app()
+
+    async def metrics(request: Request) -> Response:
+        compress = gzip_accepted(request.headers.get("accept-encoding", ""))
+        content_type, body = view.metrics(request.headers.get("accept", ""), compress)
+        headers = {"content-type": content_type, "vary": "Accept, Accept-Encoding"}
+        if compress:
+            headers["content-encoding"] = "gzip"
+        return Response(body, headers=headers)
+
+    async def healthz() -> Response:
+        return _line(*view.health())
+
+    async def readyz() -> Response:
+        return _line(*view.readiness())
+
+    async def refused(_: Request, error: Exception) -> Response:
+        status, text, headers = _told(error)
+        return Response(text + "\n", status, headers, media_type="text/plain")
+
+    for path, endpoint in (("/metrics", metrics), ("/healthz", healthz), ("/readyz", readyz)):
+        app.add_api_route(path, endpoint, methods=["GET", "HEAD"], response_model=None)
+    app.add_exception_handler(HTTPException, refused)
+    app.add_exception_handler(Exception, refused)
+    return app
+
+
+def people_app(view: View) -> FastAPI:
+    """The API under /api/v1, in JSON, errors too: `{"error": "what was wrong"}`."""
+    app = _bare_app()
+
+    async def status() -> Response:
+        return _json(view.status())
+
+    async def ranks() -> Response:
+        return _json({"ranks": view.ranks()})
+
+    async def captures() -> Response:
+        if not view.request_capture():
+            return _json({"error": "the guard is not running"}, 503)
+        return _json({"status": "accepted"}, 202)
+
+    async def refused(_: Request, error: Exception) -> Response:
+        code, text, headers = _told(error)
+        return _json({"error": text}, code, headers)
+
+    app.add_api_route("/api/v1/status", status, methods=["GET", "HEAD"], response_model=None)
+    app.add_api_route("/api/v1/ranks", ranks, methods=["GET", "HEAD"], response_model=None)
+    app.add_api_route("/api/v1/captures", captures, methods=["POST"], response_model=None)
+    app.add_exception_handler(HTTPException, refused)
+    app.add_exception_handler(Exception, refused)
+    return app
+
+
+def _bare_app() -> FastAPI:
+    return FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
+
+
+def _line(good: bool, text: str) -> Response:
+    return Response(text + "\n", 200 if good else 503, {"cache-control": "no-store"}, media_type="text/plain")
+
+
+def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    # ASCII only: a title with lone surrogates would not encode.
+    return Response(json.dumps(value), status, headers, media_type="application/json")
+
+
+def _told(error: Exception) -> tuple[int, str, dict[str, str]]:
+    if isinstance(error, HTTPException):
+        return error.status_code, str(error.detail), dict(error.headers or {})
+    return 500, "internal error", {}

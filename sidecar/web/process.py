@@ -1,0 +1,219 @@
+"""The web process: tells what the guard sees. It wires the parts together and owns nothing but its event loop.
+
+supervisor ──control channel──▶ guard's socket ──▶ GuardLink ──state──▶ Metrics ──▶ /metrics, /readyz, API
+                                                      └──event──▶ Ledger ──▶ counters on the volume ──▶ ack
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import platform
+import signal
+import time
+from typing import Any
+
+from sidecar.errors import PeerGone, ProtocolError
+from sidecar.log import Log
+from sidecar.messages import Channel, Message
+from sidecar.settings import Launch
+from sidecar.version import VERSION
+from sidecar.web.apps import machine_app, people_app
+from sidecar.web.counters import seeded
+from sidecar.web.gate import Gate, TokenFile
+from sidecar.web.keeper import CountersFile, counters_path
+from sidecar.web.ledger import Ledger
+from sidecar.web.link import PATIENCE, GuardLink
+from sidecar.web.listen import adopt, bind_patiently, is_loopback
+from sidecar.web.metrics import Metrics
+from sidecar.web.server import App, QuietServer
+from sidecar.web.state import EngineState, state_from
+
+LOAD_SECONDS = 1.0  # the start waits this long for the counters on the volume, so that no scrape sees a 0 before them
+FLUSH_SECONDS = 1.0  # the end waits this long for the last write
+
+
+class Web:
+    """One life of the process, made and run on its event loop. `run` returns when the process is to end."""
+
+    def __init__(self, launch: Launch, control: Channel, log: Log) -> None:
+        settings = launch.settings
+        self._launch = launch
+        self._log = log
+        self._control = control
+        self._ended = asyncio.Event()
+        self._state: EngineState | None = None
+        self._servers: dict[str, QuietServer] = {}
+        self._counts = seeded(settings.captures)
+        build = {"version": VERSION, "python": platform.python_version(), "kernel": platform.release()}
+        self._metrics = Metrics(self._counts, build, len(launch.config_errors))
+        self._link = GuardLink(log, self._on_message, self._on_away)
+        file = CountersFile(counters_path(settings.dump_dir, settings.pod_uid))
+        self._ledger = Ledger(self._counts, file, log, self._link.ack, self._metrics.changed)
+        self._started = time.monotonic()
+
+    async def run(self) -> None:
+        """Serve until SIGTERM, or until the supervisor is gone. Raises what a port failed with."""
+        settings = self._launch.settings
+        loop = asyncio.get_running_loop()
+        # Ctrl-C and a closed terminal reach the whole process group; when to end is the supervisor's word alone.
+        for ignored in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP):
+            signal.signal(ignored, signal.SIG_IGN)
+        loop.add_signal_handler(signal.SIGTERM, self._ended.set)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+        loop.add_reader(self._control.fileno(), self._on_control)
+
+        await self._ledger.start(LOAD_SECONDS)
+        token = TokenFile(settings.api_token_file, self._log) if settings.api_token_file else None
+        ended = asyncio.create_task(self._ended.wait())
+        people = Gate(people_app(self), token)
+        ports = {
+            "listen": asyncio.create_task(
+                self._port("listen", settings.listen, machine_app(self), loopback_only=False)
+            ),
+            "api_listen": asyncio.create_task(
+                self._port("api_listen", settings.api_listen, people, loopback_only=token is None)
+            ),
+        }
+        # What was imported stays for good: the collector need not walk it again, nor write into its pages.
+        gc.collect()
+        gc.freeze()
+        try:
+            waiting = {ended, *ports.values()}
+            while not ended.done():
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for task in done - {ended}:
+                    await task
+        finally:
+            ended.cancel()
+            loop.remove_reader(self._control.fileno())
+            for setting, task in ports.items():
+                if setting in self._servers:
+                    self._servers[setting].stop()
+                else:
+                    task.cancel()  # it still waits for its port
+            await self._ledger.stop(FLUSH_SECONDS)
+            await asyncio.wait(ports.values(), timeout=2.0)
+            self._link.close()
+            self._control.close()
+
+    async def _port(self, setting: str, address: str | None, app: App, *, loopback_only: bool) -> None:
+        """Serve `app` on the sockets that were handed over for `setting`, or bind them; return at the end."""
+        fds = self._launch.listen_fds.get(setting, ())
+        if not fds and not address:
+            return
+        sockets = adopt(fds) if fds else await bind_patiently(str(address), setting, self._log)
+        if loopback_only and not all(is_loopback(sock) for sock in sockets):
+            # The settings refuse this at the start; what came some other way is refused here.
+            self._log("not listening beyond loopback without api_token_file", setting=setting, address=address)
+            for sock in sockets:
+                sock.close()
+            return
+        server = QuietServer(app)
+        self._servers[setting] = server
+        await server.serve(sockets=sockets)
+
+    # What comes in.
+
+    def _on_control(self) -> None:
+        while True:
+            try:
+                received = self._control.receive()
+            except PeerGone:
+                self._log("the supervisor is gone; ending")
+                asyncio.get_running_loop().remove_reader(self._control.fileno())  # the end stays readable for ever
+                self._ended.set()
+                return
+            except ProtocolError as error:
+                self._log("a message of the supervisor's was ignored", error=error)
+                continue
+            if received is None:
+                return
+            message, fds = received
+            if message["type"] == "guard" and len(fds) == 1:
+                self._link.adopt(Channel.from_fd(fds[0]))
+                continue
+            self._log("a message of the supervisor's was ignored", type=message["type"], descriptors=len(fds))
+            for fd in fds:
+                Channel.from_fd(fd).close()
+
+    def _on_message(self, message: Message) -> None:
+        if message["type"] == "event":
+            self._ledger.event(message)
+        elif message["type"] == "state":
+            self._state = state_from(message)
+            self._metrics.show(self._state)
+        else:
+            raise ProtocolError("a message of an unknown type")
+
+    def _on_away(self) -> None:
+        self._log("there is no guard", seconds=PATIENCE)
+        self._state = None  # nobody watches the ranks now: what was known of them must not be shown as if it were so
+        self._metrics.show(None)
+
+    # What is told (`apps.View`).
+
+    def health(self) -> tuple[bool, str]:
+        if self._link.away > PATIENCE:
+            return False, "the guard is not running"
+        return True, "ok"
+
+    def readiness(self) -> tuple[bool, str]:
+        if self._state is not None:
+            return self._state.readiness()
+        healthy, why = self.health()
+        return False, why if not healthy else "the guard has not reported yet"
+
+    def metrics(self, accept: str, compress: bool) -> tuple[str, bytes]:
+        return self._metrics.render(accept, compress)
+
+    def status(self) -> dict[str, Any]:
+        state, settings = self._state, self._launch.settings
+        healthy, health = self.health()
+        ready, detail = self.readiness()
+        counted = state.counted() if state else ()
+        return {
+            "version": VERSION,
+            "healthy": healthy,
+            "health": health,
+            "ready": ready,
+            "ready_detail": detail,
+            "state": state.state if state else None,
+            "engine": state.engine if state else None,
+            "ranks_expected": state.expected if state else None,
+            "ranks_up": sum(rank.up for rank in counted) if state else None,
+            "incident": (state.incident or None) if state else None,
+            "capabilities": dict(state.features) if state else {},
+            "incidents_total": {labels[0]: n for labels, n in self._counts.counters["incidents"].items()},
+            "rank_deaths_total": {labels[0]: n for labels, n in self._counts.counters["rank_deaths"].items()},
+            "on_rank_death": settings.on_rank_death.value,
+            "dump_dir": settings.dump_dir,
+            "config_errors": list(self._launch.config_errors),
+            "pod": {
+                "namespace": settings.pod_namespace,
+                "name": settings.pod_name,
+                "uid": settings.pod_uid,
+                "node": settings.node_name,
+            },
+            "uptime_seconds": round(time.monotonic() - self._started, 3),
+        }
+
+    def ranks(self) -> list[dict[str, Any]]:
+        deaths = self._counts.counters["rank_deaths_by_rank"]
+        return [
+            {
+                "role": rank.role,
+                "rank": rank.rank,
+                "up": rank.up,
+                "pid": rank.pid or None,
+                "container": rank.container or None,
+                "title": rank.title,
+                "deaths": deaths.get((rank.role, rank.rank), 0),
+            }
+            for rank in (self._state.ranks if self._state else ())
+        ]
+
+    def request_capture(self) -> bool:
+        asked = self._link.manual()
+        self._log("a capture was asked for", passed_on=asked)
+        return asked
