@@ -1,0 +1,251 @@
+"""How incidents look in a terminal: the table of many, the page of one.
+
+Everything in a record may come from outside (a process title, a kernel's word): it is made printable, and given to
+rich as `Text`, never as markup.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from sidecar.commands import units
+from sidecar.commands.incident_folder import (
+    Entry,
+    first_failure,
+    number,
+    part,
+    parts,
+    seconds_of,
+    text,
+)
+from sidecar.commands.terminal import console, printable
+
+_BAD = "bold red"
+_GOOD = "green"
+_DIM = "dim"
+_NONE = "–"
+
+
+def print_table(dump_dir: str, entries: Sequence[Entry]) -> None:
+    out = console()
+    if not entries:
+        out.print(_text(f"No incidents in {dump_dir}"))
+        return
+    pods = [_pod(entry) for entry in entries]
+    several = len(set(pods)) > 1
+    table = _table("TIME (UTC)", "REASON", "FIRST", "CAUSE", "ENGINE")
+    if several:
+        table.add_column("POD", overflow="fold")
+    for title in ("EVIDENCE", "ENDED", "SEALED"):
+        table.add_column(title, no_wrap=title != "ENDED")
+    table.add_column("ID", overflow="fold")
+    for entry, pod in zip(entries, pods, strict=True):
+        record = entry.record
+        first = first_failure(record)
+        row = [_text(time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(entry.wall)))]
+        if entry.unreadable:
+            row += [_text(f"unreadable: {entry.unreadable}", _BAD)] + [_text(_NONE)] * 3
+        else:
+            row += [_text(text(record, "reason")), _text(text(first, "rank") or text(first, "role"), _BAD)]
+            row += [_text(text(first, "cause")), _text(text(record, "engine"))]
+        if several:
+            row.append(_text(pod))
+        count = len(parts(record, "artifacts"))
+        row += [_text(f"{count} · {units.shown_size(entry.bytes)}"), _ended(part(record, "termination"))]
+        row += [_text("yes", _GOOD) if entry.sealed else _text("no"), _text(entry.id)]
+        table.add_row(*row)
+    out.print(table)
+
+
+def print_page(dump_dir: str, entry: Entry) -> None:
+    record = entry.record
+    out = console()
+    out.print(_text(text(record, "summary") or text(record, "reason"), "bold"))
+    out.print()
+    out.print(_indented(_facts(dump_dir, entry)))
+    _section(out, "Failures", _failures(record))
+    _section(out, "Timeline", _timeline(record))
+    _section(out, "Artifacts", _artifacts(record))
+    _section(out, "Termination", _termination(record))
+    for title, key in (("Verdict", "verdict"), ("Notes", "notes")):
+        value = record.get(key)
+        lines = [line for line in value if isinstance(line, str)] if isinstance(value, list) else [text(record, key)]
+        if any(lines):
+            _section(out, title, Text("\n").join(_text(line) for line in lines))
+
+
+def _facts(dump_dir: str, entry: Entry) -> Table:
+    record = entry.record
+    decision = part(record, "decision")
+    because = decision.get("because")
+    reasons = [word for word in because if isinstance(word, str)] if isinstance(because, list) else []
+    pod = part(record, "pod")
+    grid = Table.grid(padding=(0, 2))
+    for name, value in (
+        ("id", entry.id),
+        ("reason", text(record, "reason")),
+        ("decision", text(decision, "action") + (f" ({'; '.join(reasons)})" if reasons else "")),
+        ("engine", text(record, "engine")),
+        ("group", text(record, "group")),
+        ("pod", "/".join(filter(None, (text(pod, "namespace"), text(pod, "name"))))),
+        ("pod uid", text(pod, "uid")),
+        ("node", text(pod, "node")),
+        ("folder", os.path.join(os.path.abspath(dump_dir), entry.path)),
+        ("size", f"{units.shown_size(entry.bytes)} in {entry.files} file{'' if entry.files == 1 else 's'}"),
+        ("sealed", "yes" if entry.sealed else "no: still being written, or its writer was ended"),
+    ):
+        if value:
+            grid.add_row(_text(name, _DIM), _text(value))
+    return grid
+
+
+def _failures(record: dict[str, Any]) -> Table | None:
+    failures = parts(record, "failures")
+    if not failures:
+        return None
+    first = first_failure(record)
+    table = _table("", "RANK", "ROLE", "PID", "CAUSE", "STATUS", "SEEN (UTC)", "DETAIL")
+    for failure in failures:
+        style = _BAD if failure is first else ""
+        table.add_row(
+            _text("first" if failure is first else "", style),
+            _text(text(failure, "rank"), style),
+            *(_text(text(failure, key)) for key in ("role", "pid", "cause")),
+            _text(_status(failure)),
+            _text(_moment(failure, "observed_at")),
+            _text(text(failure, "detail")),
+        )
+    return table
+
+
+def _status(failure: dict[str, Any]) -> str:
+    """`signal 9 (SIGKILL)`, `exit 1`, or nothing where nobody knows."""
+    ending = failure.get("signal")
+    if isinstance(ending, int) and not isinstance(ending, bool):
+        try:
+            return f"signal {ending} ({signal.Signals(ending).name})"
+        except ValueError:
+            return f"signal {ending}"
+    code = failure.get("exit_code")
+    return _NONE if code is None else f"exit {text(failure, 'exit_code')}"
+
+
+def _timeline(record: dict[str, Any]) -> Table | None:
+    steps = parts(record, "timeline")
+    if not steps:
+        return None
+    # `ms` is by the monotonic clock, from the first failure; where it is missing, wall times have to do.
+    times = [seconds_of(step, "at") for step in steps]
+    start = next((at for at in times if at is not None), 0.0)
+    table = _table("MS", "TIME (UTC)", "EVENT", "DETAIL")
+    table.columns[0].justify = "right"
+    for step, at in zip(steps, times, strict=True):
+        since = number(step, "ms") if "ms" in step else None if at is None else (at - start) * 1000
+        table.add_row(
+            _text("" if since is None else f"{since:+.1f}"),
+            _text(_moment(step, "at"), _DIM),
+            _text(text(step, "event")),
+            _text(text(step, "detail")),
+        )
+    return table
+
+
+def _artifacts(record: dict[str, Any]) -> Table | None:
+    artifacts = parts(record, "artifacts")
+    if not artifacts:
+        return None
+    table = _table("KIND", "RANK", "STATUS", "SIZE", "TOOK", "PATH", "DETAIL")
+    for artifact in artifacts:
+        status = text(artifact, "status")
+        style = {"captured": _GOOD, "failed": _BAD, "timed_out": _BAD}.get(status, "yellow")
+        table.add_row(
+            _text(text(artifact, "kind")),
+            _text(text(artifact, "rank")),
+            _text(status, style),
+            _text(units.shown_size(int(number(artifact, "bytes")))),
+            _text(units.shown_seconds(number(artifact, "seconds"))),
+            _text(text(artifact, "path")),
+            _text(text(artifact, "detail")),
+        )
+    return table
+
+
+def _termination(record: dict[str, Any]) -> Table | None:
+    termination = part(record, "termination")
+    if not termination:
+        return None
+    grid = Table.grid(padding=(0, 2))
+    grid.add_row(_text("ended", _DIM), _ended(termination))
+    killed = [_process(member) for member in parts(termination, "killed")]
+    if killed:
+        grid.add_row(_text("killed", _DIM), _text(f"{len(killed)}: {', '.join(killed)}"))
+    for survivor in parts(termination, "survivors"):
+        wchan = text(survivor, "wchan")
+        where = f", in {wchan}" if wchan else ""
+        drain = "; the node needs a drain" if text(survivor, "state") == "D" else ""
+        words = f"{_process(survivor)} in state {text(survivor, 'state') or '?'}{where}{drain}"
+        grid.add_row(_text("survivor", _DIM), _text(words, _BAD))
+    if detail := text(termination, "detail"):
+        grid.add_row(_text("detail", _DIM), _text(detail))
+    return grid
+
+
+def _process(member: dict[str, Any]) -> str:
+    """`TP3 (1234)`, by what there is: the rank, else the role, else the command name."""
+    pid = text(member, "pid") or text(part(member, "identity"), "pid") or "?"
+    name = text(member, "rank") or text(member, "role") or text(member, "comm") or "process"
+    return f"{name} ({pid})"
+
+
+def _ended(termination: dict[str, Any]) -> Text:
+    outcome = text(termination, "outcome")
+    if not outcome:
+        return _text(_NONE)
+    style = _BAD if outcome in ("still_alive", "denied") else _GOOD
+    return _text(f"{outcome} {units.shown_seconds(number(termination, 'seconds'))}", style)
+
+
+def _pod(entry: Entry) -> str:
+    pod = part(entry.record, "pod")
+    written = "/".join(filter(None, (text(pod, "namespace"), text(pod, "name"))))
+    return written or entry.path.rpartition("/")[0]
+
+
+def _moment(data: dict[str, Any], key: str) -> str:
+    """The time of day with milliseconds; a monotonic time has none."""
+    at = seconds_of(data, key)
+    if at is None or not isinstance(data.get(key), str) or not 0 <= at < 2**35:
+        return ""
+    return time.strftime("%H:%M:%S", time.gmtime(at)) + f".{int(at * 1000) % 1000:03d}"
+
+
+def _section(out: Console, title: str, content: Table | Text | None) -> None:
+    if content is not None:
+        out.print()
+        out.print(_text(title, "bold"))
+        out.print(_indented(content))
+
+
+def _indented(content: Table | Text) -> Padding:
+    return Padding(content, (0, 0, 0, 2), expand=False)
+
+
+def _table(*titles: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0), header_style=_DIM)
+    for title in titles:
+        table.add_column(title, overflow="fold", no_wrap=title in ("TIME (UTC)", "SEEN (UTC)", "MS", "FIRST"))
+    return table
+
+
+def _text(value: str, style: str = "") -> Text:
+    return Text(printable(value), style=style)
