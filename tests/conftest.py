@@ -1,0 +1,20 @@
+"""What all tests share. `sidecar_process` beside this file runs a real Rankguard."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# A busy machine is no finding: what an example may take is the test's own time limit.
+settings.register_profile("no_clock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("no_clock")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests that need root say so, and are skipped with a reason where there is none; CI runs as root."""
+    if item.get_closest_marker("root") and os.geteuid() != 0:
+        if os.environ.get("CI"):
+            pytest.fail("CI has to run these tests as root")
+        pytest.skip("needs root")
