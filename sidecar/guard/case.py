@@ -95,18 +95,24 @@ class Case:
         self._deadline_timer: Timer | None = None
         self._resumed = False
         self._switch_fired = False
+        self._kill_had_begun = (
+            False  # by an earlier guard, or by the switch: these deaths are ours, whenever they are seen
+        )
 
     @property
     def recorder(self) -> RecorderLink | None:
         return self._recorder
 
     def killed_by_us(self, identity: Identity, at: float) -> bool:
-        """From the first SIGKILL on, deaths are our own doing; of an earlier run's engine only those that it names."""
-        if self._switch_fired and identity in self.story.members:
+        """From the first SIGKILL on, deaths are our own doing. Where the engine that runs now may be the next one, only
+        those that this incident names.
+        """
+        if self._kill_had_begun and identity in self.story.members:
             return True
         if self._killing is None or at < self._killing.at:
             return False
-        return not self.earlier_run or identity in self.story.members
+        at_work = self.phase is Phase.REAPING and not self.earlier_run
+        return at_work or identity in self.story.members
 
     # -- opening ------------------------------------------------------------------------------------------------
 
@@ -143,6 +149,8 @@ class Case:
         """
         self._resumed = True
         self._switch_fired = switch_fired
+        was_killed = phase in (Phase.REAPING, Phase.SEALING) and self.decision.action is Action.KILL
+        self._kill_had_begun = switch_fired or was_killed
         self.earlier_run = earlier_run
         self.story = Story(incident)
         fired = "; the dead man's switch had fired" if switch_fired else ""

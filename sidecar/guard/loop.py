@@ -331,6 +331,10 @@ class Guard:
         """An incident begins. There is at most one that is not yet sealing."""
         self.case = case
 
+    def open_cases(self) -> list[Case]:
+        """The case at work, if there is one, and those whose record is still being written."""
+        return ([self.case] if self.case is not None else []) + self.sealing
+
     def new_case(self, reason: Reason, action: Action, rank: str, because: tuple[str, ...], at: float) -> Case:
         """A case for this decision, with an id that sorts by time."""
         return self.verdicts.make_case(self._around, reason, action, rank, because, at)

@@ -7,7 +7,7 @@ import select
 from typing import TYPE_CHECKING
 
 from sidecar.errors import PeerGone, ProtocolError
-from sidecar.guard.case import Case, Phase
+from sidecar.guard.case import Phase
 from sidecar.guard.links import RecorderLink, messages
 from sidecar.messages import Channel, Message
 from sidecar.model import Identity, incident_from
@@ -40,10 +40,6 @@ class Peers:
         """The recorder that stands by, if one does."""
         link, self.standby = self.standby, None
         return link
-
-    def _cases(self) -> list[Case]:
-        case = self._guard.case
-        return ([case] if case is not None else []) + self._guard.sealing
 
     # -- the supervisor -----------------------------------------------------------------------------------------
 
@@ -91,7 +87,7 @@ class Peers:
     # -- recorders ----------------------------------------------------------------------------------------------
 
     def _hear_recorder(self, link: RecorderLink) -> None:
-        case = next((c for c in self._cases() if c.recorder is link), None)
+        case = next((c for c in self._guard.open_cases() if c.recorder is link), None)
         try:
             for message, fds in messages(link.channel):
                 _close(fds)
@@ -117,7 +113,7 @@ class Peers:
         if not link.begun and self.standby is None:
             self.standby = link
             guard.log("recorder stands by")
-            for case in self._cases():
+            for case in self._guard.open_cases():
                 case.recorder_came()
         for data in message.get("unfinished", []):
             self._take_up(data)
@@ -131,7 +127,7 @@ class Peers:
             guard.log("an unfinished incident cannot be read", error=repr(error))
             return
         # From another boot no identity means anything; with a case open, the next recorder says it again.
-        if incident.boot_id == guard.boot_id and not self._cases():
+        if incident.boot_id == guard.boot_id and not self._guard.open_cases():
             guard.resume(incident, "left open by an earlier run", clock.monotonic(), earlier_run=True)
 
     # -- the web ------------------------------------------------------------------------------------------------

@@ -139,9 +139,9 @@ class Verdicts:
     def _tell(self, exit_: Exit, seen_by: str) -> None:
         """One exit, told once."""
         guard = self._guard
-        case = guard.case
-        if case is not None and case.killed_by_us(exit_.identity, exit_.at):
+        if any(case.killed_by_us(exit_.identity, exit_.at) for case in guard.open_cases()):
             return  # our own doing
+        case = guard.case
         if case is not None and case.earlier_run and exit_.identity not in case.story.members:
             guard.set_aside(case)
         elif case is not None and case.decision.reason is Reason.MANUAL:
