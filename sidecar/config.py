@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import Field as DataclassField
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import pydantic
 from pydantic_core import ErrorDetails
@@ -54,7 +55,7 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Loaded:
     """Read the settings from all three places. Raises nothing: every refusal is in `errors`.
 
     `flags` maps setting names (and `config`, the file) to what was given, None for a flag that was not. Where there
-    is any refusal, each refused setting has its default and `on_rank_death` is `observe`.
+    is any refusal, each refused setting has its default and both actions are `observe`.
     """
     errors: list[UsageError] = []
     from_flags = {name: value for name, value in flags.items() if value is not None}
@@ -76,12 +77,13 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Loaded:
         refused: dict[str, SettingError] = {}
         for detail in error.errors(include_url=False):
             name = str(detail["loc"][0])
-            refused.setdefault(name, SettingError(origin[name], _short(given[name]), _complaint(name, detail)))
+            value = "(a secret)" if _FIELDS[name].metadata.get("kind") == "secret" else _short(given[name])
+            refused.setdefault(name, SettingError(origin[name], value, _complaint(name, detail)))
         errors += refused.values()
         values = _validated([{n: v for n, v in source.items() if n not in refused} for source in sources])
     settings = Settings(**values)
     if errors:
-        settings = replace(settings, on_rank_death=Action.OBSERVE)
+        settings = replace(settings, on_rank_death=Action.OBSERVE, on_liveness_failure=Action.OBSERVE)
     return Loaded(settings, tuple(errors), origin)
 
 
@@ -102,13 +104,17 @@ def allowed(name: str) -> str:
     if kind == "size":
         return f"{units.SIZE_ALLOWED}, {_range(metadata)}"
     if float in _members(hint):
-        return f"seconds, a number {_range(metadata)}"
+        return f"seconds, a number {_range(metadata)}" + ("; or none" if kind == "optional" else "")
     if int in _members(hint):
         return f"a whole number {_range(metadata)}"
     if kind == "regex":
         return "a regular expression"
     if kind == "name":
         return "letters, digits, dots, dashes and underscores, 253 at most"
+    if kind == "url":
+        return "a URL that begins with http:// or https://; auto; or none"
+    if kind == "secret":
+        return "printable text without spaces, 4096 characters at most"
     return {"folder": "the path of a folder", "file": "the path of a file"}.get(kind, "text that is not empty")
 
 
@@ -173,6 +179,8 @@ def _annotated(hint: Any, field: DataclassField[Any]) -> Any:
         inner = Annotated[number.pop(), pydantic.Field(ge=metadata["minimum"], le=metadata.get("maximum"))]
         if kind == "size":
             before = _sized
+        elif kind == "optional":
+            before = _switched_off_number
     else:
         shortest = 0 if kind == "name" else 1
         inner = Annotated[str, pydantic.Field(min_length=shortest), pydantic.AfterValidator(_TEXTS[kind])]
@@ -204,6 +212,10 @@ def _no_bool(value: Any) -> Any:
 
 def _switched_off(value: Any) -> Any:
     return None if value in ("none", "") else value
+
+
+def _switched_off_number(value: Any) -> Any:
+    return None if value == "none" else _no_bool(value)
 
 
 def _sized(value: Any) -> Any:
@@ -241,6 +253,25 @@ def _named(text: str) -> str:
     return text
 
 
+def _is_url(text: str) -> str:
+    if text in ("auto", "none"):
+        return text
+    try:
+        parts = urlsplit(text)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number, a bracket that does not close
+        sound = False
+    if not sound or not text.isprintable() or " " in text:
+        raise ValueError("")
+    return text
+
+
+def _secret(text: str) -> str:
+    if not re.fullmatch(r"[!-~]{1,4096}", text):
+        raise ValueError("")
+    return text
+
+
 _TEXTS: Mapping[str, Callable[[str], str]] = {
     "": _no_nul,
     "folder": _no_nul,
@@ -248,6 +279,8 @@ _TEXTS: Mapping[str, Callable[[str], str]] = {
     "regex": _compiles,
     "listen": _listens,
     "name": _named,
+    "url": _is_url,
+    "secret": _secret,
 }
 
 

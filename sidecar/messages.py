@@ -15,6 +15,7 @@ guard -> supervisor
     journal     {incident: Incident, phase, opened_at} or {incident: null, phase, closed: id}
                                                                  what a new guard would take up again
     finished    {exit_status: int}                               it is over; the status to exit with
+    livez       {failed: bool}                                   what /livez is to say while there is no web
 supervisor -> web
     guard       {} + one socket                                  the guard, or the new one after a restart
 supervisor -> guard
@@ -27,7 +28,7 @@ supervisor -> guard
     restarted   {process}                                        one of ours had to be started again
 guard -> recorder
     begin       {incident: Incident, ranks: [RankProcess], frozen: bool, resume: bool,
-                 seconds: s left for captures, 0 for none}
+                 seconds: s left for captures, 0 for none, twice: bool}    twice: two snapshots, to see what moves
     note        {incident: Incident}                             what is known now (more failures, more timeline)
     seal        {incident: Incident}                             the last word; write, seal, answer, exit
 recorder -> guard
@@ -38,12 +39,17 @@ recorder -> guard
     sealed      {id, dump_bytes, free_bytes}
     lost        {what, detail}                                   something could not be written
 guard -> web
-    state       {state, engine, expected, ranks: [{role, rank, up, pid, container, title}],
-                 features: {name: bool}, incident: id | "", ready: bool, ready_detail}
+    state       {state, engine, expected, ranks: [{role, rank, up, pid, start, container, title}],
+                 features: {name: bool}, incident: id | "", ready: bool, ready_detail, endpoint: Endpoint | null,
+                 failed: bool}                                   failed: found stuck or dead, and past its deadline
     event       {seq, epoch, name, ...}                          to be counted exactly once; see `web.counters`
 web -> guard
     ack         {seq, epoch}                                     counted up to this, and kept if there is a place for it
     manual      {}                                               somebody asked for a capture
+    liveness    {verdict: Verdict, probe, ranks: [Identity]}     stuck or dead, or (the first time after) not any more
+    hook        {hook: int, deletion: bool, failing: bool, running: bool, group: name}    the preStop hook was called
+guard -> web
+    hook_done   {hook: int, detail}                              it may be answered
 """
 
 from __future__ import annotations

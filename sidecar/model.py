@@ -89,6 +89,16 @@ class State(StrEnum):
     RESTARTING = "restarting"
 
 
+class Liveness(StrEnum):
+    """What a look at a living engine says. Only `stuck` and `dead` are failures."""
+
+    IDLE = "idle"
+    BUSY = "busy"
+    COMPILING = "compiling"
+    STUCK = "stuck"
+    DEAD = "dead"
+
+
 @dataclass(frozen=True, slots=True)
 class Identity:
     """A process, not a pid: `start` is field 22 of /proc/PID/stat, in clock ticks since boot."""
@@ -259,6 +269,20 @@ class Termination:
 
 
 @dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether the engine makes progress, and what says so.
+
+    `because`: the evidence in words. `odd`: labels of the ranks that stand elsewhere than the others, or still.
+    `since`: how many seconds there has been no progress.
+    """
+
+    liveness: Liveness
+    because: tuple[str, ...] = ()
+    odd: tuple[str, ...] = ()
+    since: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class PodInfo:
     namespace: str = ""
     name: str = ""
@@ -281,6 +305,8 @@ class Incident:
     termination: Termination | None = None
     boot_id: str = ""
     notes: tuple[str, ...] = field(default_factory=tuple)
+    verdict: Verdict | None = None
+    group: str = ""
 
 
 def plain(value: Any) -> Any:
@@ -333,6 +359,11 @@ def termination_from(data: dict[str, Any]) -> Termination:
     )
 
 
+def verdict_from(data: dict[str, Any]) -> Verdict:
+    """The `Verdict` that `plain` made `data` of."""
+    return Verdict(Liveness(data["liveness"]), tuple(data["because"]), tuple(data["odd"]), data["since"])
+
+
 def incident_from(data: dict[str, Any]) -> Incident:
     """The `Incident` that `plain` made `data` of."""
     decision = data["decision"]
@@ -354,4 +385,6 @@ def incident_from(data: dict[str, Any]) -> Incident:
         termination=termination_from(data["termination"]) if data["termination"] else None,
         boot_id=data["boot_id"],
         notes=tuple(data["notes"]),
+        verdict=verdict_from(data["verdict"]) if data.get("verdict") else None,
+        group=data.get("group", ""),
     )

@@ -16,12 +16,19 @@ from sidecar.model import Action, PodInfo
 # In the environment of everything that a wrapped command starts. Not RANKGUARD_…: those are settings.
 ENGINE_VARIABLE = "_RANKGUARD_WRAPPED"
 
+# The collectors by name, cheapest first. The last is taken only where it is asked for.
+CAPTURES = (
+    "process", "pyspy", "metrics", "nccl_ras", "flight_recorder", "nvml", "pyspy_native", "cuda_coredump",
+    "crash_folder",
+)  # fmt: skip
+
 
 def _setting(default: Any, help: str, **limits: Any) -> Any:
     """A field whose metadata holds its help text and what is allowed.
 
     `minimum`, `maximum`: for numbers. `choices`: for words. `kind`: for texts that need a check of their own
-    (`regex`, `listen`, `folder`, `file`, `captures`, `features`, `size`, `name`). `hidden`: not shown in `--help`.
+    (`regex`, `listen`, `folder`, `file`, `captures`, `features`, `size`, `name`, `url`, `secret`); a number of kind
+    `optional` may be none. `hidden`: not shown in `--help`.
     """
     metadata = {"help": help, **limits}
     if isinstance(default, (list, dict)):
@@ -57,13 +64,23 @@ class Settings:
         Action.KILL, "What to do when a rank dies. kill: freeze, capture, kill the engine. capture: freeze, capture,"
         " let it run. observe: only record.", choices=tuple(a.value for a in Action),
     )  # fmt: skip
+    on_liveness_failure: Action = _setting(
+        Action.KILL, "What to do when the engine is found stuck or dead. kill: capture while it runs, then freeze and"
+        " kill the engine. capture: capture, leave it as it is. observe: only record.",
+        choices=tuple(a.value for a in Action),
+    )  # fmt: skip
     captures: tuple[str, ...] = _setting(
-        ("process", "pyspy"), "Evidence to collect, comma-separated; none for no evidence at all.",
-        kind="captures", choices=("process", "pyspy"),
+        CAPTURES[:-1], "Evidence to collect, comma-separated; none for no evidence at all. crash_folder is what the"
+        " engine wrote to its own crash folder: it holds users' prompts, so it is collected only where asked for.",
+        kind="captures", choices=CAPTURES,
     )  # fmt: skip
     death_deadline: float = _setting(
         3.0, "Seconds for all evidence after a death. The survivors stand still meanwhile.", minimum=0.0, maximum=600.0
     )
+    liveness_deadline: float = _setting(
+        60.0, "Seconds for all evidence of an engine that is stuck or dead, CUDA coredumps included. It runs on"
+        " meanwhile.", minimum=0.0, maximum=3600.0,
+    )  # fmt: skip
     reap_timeout: float = _setting(
         60.0, "Seconds after the kill before a process that has not gone counts as a reap timeout.",
         minimum=1.0, maximum=3600.0,
@@ -77,6 +94,44 @@ class Settings:
         " does, that was a clean stop.", minimum=0.0, maximum=600.0,
     )  # fmt: skip
 
+    # Whether it is alive.
+    health_url: str = _setting(
+        "auto", "URL that a healthy engine answers with 2xx. auto: the engine's own, on the port that its command line"
+        " says. none: it is not asked.", kind="url",
+    )  # fmt: skip
+    metrics_url: str = _setting(
+        "auto", "URL of the engine's own Prometheus metrics, which tell whether work waits and whether it moves. auto:"
+        " as for --health-url. none: they are not read.", kind="url",
+    )  # fmt: skip
+    probe_period: float = _setting(
+        10.0, "Seconds between two looks at the engine: its health, its metrics, the state of its ranks.",
+        minimum=0.1, maximum=3600.0,
+    )  # fmt: skip
+    probe_timeout: float = _setting(
+        5.0, "Seconds that the engine has for an answer. SGLang's health check takes 1 s when all is well.",
+        minimum=0.1, maximum=600.0,
+    )  # fmt: skip
+    probe_failures: int = _setting(
+        3, "Health checks that must fail in a row before they count. None counts before the first success.",
+        minimum=1, maximum=1000,
+    )  # fmt: skip
+    stall_timeout: float = _setting(
+        30.0, "Seconds without progress after which the engine counts as stuck where there is evidence of it: ranks at"
+        " rest while work waits, or one rank elsewhere than all the others.", minimum=1.0, maximum=86400.0,
+    )  # fmt: skip
+    stall_limit: float = _setting(
+        300.0, "Seconds without progress after which it counts as stuck although its ranks look busy: on a GPU a rank"
+        " that waits for ever looks like one that computes.", minimum=1.0, maximum=86400.0,
+    )  # fmt: skip
+    hook_token: str | None = _setting(
+        None, "What a caller of /hooks/prestop must send as X-Rankguard-Token. Unset: anybody may call it; it kills"
+        " nothing by itself.", kind="secret",
+    )  # fmt: skip
+    pod_group: str = _setting(
+        "", "Name of the LeaderWorkerSet or JobSet group that the pod is part of (downward API). A failure on one node"
+        " deletes its peers, so there a deletion while requests run is recorded too.", kind="name",
+    )  # fmt: skip
+
     # Where to write and listen.
     dump_dir: str = _setting(
         "/var/lib/rankguard", "Folder for incidents; made if absent. In a pod, the pod's own folder of the volume.",
@@ -86,9 +141,29 @@ class Settings:
         10 * 2**30, "Bytes that all incidents together may take; the oldest go first.", minimum=2**20, kind="size"
     )
     dump_max_incidents: int = _setting(200, "How many incidents are kept; the oldest go first.", minimum=1)
+    dump_max_age: float | None = _setting(
+        30 * 86400.0, "Seconds after which an incident is removed. none: they are kept for ever.",
+        minimum=60.0, maximum=10 * 365 * 86400.0, kind="optional",
+    )  # fmt: skip
+    dump_free_floor: int = _setting(
+        64 * 2**20, "Bytes of the volume that are always left free: nothing but a few MiB of text is written below it.",
+        minimum=0, kind="size",
+    )  # fmt: skip
+    dump_volume_limit: int | None = _setting(
+        None, "The sizeLimit of the emptyDir that --dump-dir is on. At most 80 % of it is used, since going over it"
+        " evicts the engine's pod. Unset: the volume is not an emptyDir with a limit.", minimum=2**20, kind="size",
+    )  # fmt: skip
+    coredump_max_bytes: int = _setting(
+        4 * 2**30, "Bytes that one CUDA coredump may have; what is larger is left where it is.",
+        minimum=2**20, kind="size",
+    )  # fmt: skip
+    full_incidents_per_hour: int = _setting(
+        6, "Incidents an hour that are captured in full, counted on the volume; a crash loop's further ones are"
+        " summaries with a count.", minimum=1, maximum=3600,
+    )  # fmt: skip
     listen: str | None = _setting(
-        ":21400", "HOST:PORT for machines (/metrics, /healthz, /readyz). An empty host is every interface, IPv4 and"
-        " IPv6. none switches it off.", kind="listen",
+        ":21400", "HOST:PORT for machines (/metrics, /healthz, /readyz, /livez, /hooks/prestop). An empty host"
+        " is every interface, IPv4 and IPv6. none switches it off.", kind="listen",
     )  # fmt: skip
     api_listen: str | None = _setting(
         "127.0.0.1:21401", "HOST:PORT for people (/api/v1/...). none switches it off. Beyond loopback only with"
@@ -154,7 +229,8 @@ def launch_from_fd(fd: int) -> Launch:
     """Read what `launch_to_fd` wrote, from the start, any number of times."""
     data = json.loads(os.pread(fd, os.fstat(fd).st_size, 0))
     settings = data.pop("settings")
-    settings["on_rank_death"] = Action(settings["on_rank_death"])
+    for name in ("on_rank_death", "on_liveness_failure"):
+        settings[name] = Action(settings[name])
     for name in ("captures", "mask_features"):
         settings[name] = tuple(settings[name])
     data["command"] = tuple(data["command"])

@@ -93,6 +93,8 @@ def the_line(result: subprocess.CompletedProcess[str], status: int = 2) -> str:
         (["--rank-pattern", "rank_(\\d+"], ["--rank-pattern", "'rank_(\\\\d+'", "position 5"]),
         (["--config", "/none.yaml"], ["--config", "'/none.yaml'", "No such file"]),
         (["--root-pid", "4194999"], ["--root-pid", "4194999", "no such process"]),
+        (["--stall-limit", "20"], ["--stall-limit", "20", "at least --stall-timeout, 30"]),
+        (["--health-url", "engine:30000"], ["--health-url", "'engine:30000'", "http:// or https://"]),
         (["--listen", "nonsense"], ["--listen", "'nonsense'", "HOST:PORT"]),
         (["--dump-dir", "/proc/none"], ["--dump-dir", "'/proc/none'", "cannot be made or written"]),
         (["--api-listen", "0.0.0.0:0"], ["--api-listen", "'0.0.0.0:0'", "--api-token-file"]),

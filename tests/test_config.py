@@ -72,6 +72,22 @@ GOOD = {
     "reap_timeout": "1e1",
     "startup_timeout": "900",
     "exit_grace": "0",
+    "on_liveness_failure": "observe",
+    "liveness_deadline": "20",
+    "health_url": "http://127.0.0.1:9/health",
+    "metrics_url": "none",
+    "probe_period": "5",
+    "probe_timeout": "2",
+    "probe_failures": "4",
+    "stall_timeout": "20",
+    "stall_limit": "200",
+    "hook_token": "s3cret",
+    "pod_group": "llm",
+    "dump_max_age": "none",
+    "dump_free_floor": "1Mi",
+    "dump_volume_limit": "2Gi",
+    "coredump_max_bytes": "3Gi",
+    "full_incidents_per_hour": "5",
     "dump_dir": "/somewhere",
     "dump_max_bytes": "500Mi",
     "dump_max_incidents": "7",
@@ -97,6 +113,22 @@ READ = Settings(
     reap_timeout=10.0,
     startup_timeout=900.0,
     exit_grace=0.0,
+    on_liveness_failure=Action.OBSERVE,
+    liveness_deadline=20.0,
+    health_url="http://127.0.0.1:9/health",
+    metrics_url="none",
+    probe_period=5.0,
+    probe_timeout=2.0,
+    probe_failures=4,
+    stall_timeout=20.0,
+    stall_limit=200.0,
+    hook_token="s3cret",
+    pod_group="llm",
+    dump_max_age=None,
+    dump_free_floor=2**20,
+    dump_volume_limit=2 * 2**30,
+    coredump_max_bytes=3 * 2**30,
+    full_incidents_per_hour=5,
     dump_dir="/somewhere",
     dump_max_bytes=500 * 2**20,
     dump_max_incidents=7,
@@ -150,7 +182,7 @@ def test_the_file_may_use_what_yaml_has(tmp_path):
         ("expected_ranks", "none", "a whole number"),
         ("root_pid", "1", "of at least 2"),
         ("root_pid", "self", "a whole number"),
-        ("captures", "process,everything", "process, pyspy; or none"),
+        ("captures", "process,everything", "cuda_coredump, crash_folder; or none"),
         ("mask_features", "epoll", "pidfd, thread_pidfd, pidfd_hup, pidfd_info; or none"),
         ("dump_max_bytes", "many", "500Mi"),
         ("dump_max_bytes", "1Ki", "at least 1048576"),
@@ -170,6 +202,15 @@ def test_the_file_may_use_what_yaml_has(tmp_path):
         ("listen", "127.0.0.1:65536", "HOST:PORT"),
         ("listen", "[127.0.0.1]:80", "HOST:PORT"),
         ("api_listen", "127.0.0.1:", "HOST:PORT"),
+        ("health_url", "ftp://engine/health", "http:// or https://"),
+        ("health_url", "http://", "http:// or https://"),
+        ("health_url", "http://engine:port/", "auto; or none"),
+        ("metrics_url", "http://engine/a b", "http:// or https://"),
+        ("probe_failures", "0", "from 1 to 1000"),
+        ("stall_timeout", "0.5", "from 1 to 86400"),
+        ("dump_max_age", "10", "or none"),
+        ("dump_free_floor", "-1", "500Mi"),
+        ("on_liveness_failure", "restart", "one of kill, capture, observe"),
     ],
 )
 def test_a_bad_value_is_refused_by_setting_value_and_what_is_allowed(name, value, words):
@@ -177,7 +218,14 @@ def test_a_bad_value_is_refused_by_setting_value_and_what_is_allowed(name, value
     line = refused(loaded)
     assert line.startswith(f"{flag(name)}: {value!r} cannot be used: ")
     assert words in line
-    assert getattr(loaded.settings, name) == (Action.OBSERVE if name == "on_rank_death" else getattr(DEFAULTS, name))
+    actions = ("on_rank_death", "on_liveness_failure")
+    assert getattr(loaded.settings, name) == (Action.OBSERVE if name in actions else getattr(DEFAULTS, name))
+
+
+@pytest.mark.parametrize("value", ["", "with space", "a\nb", "ü", "x" * 4097])
+def test_a_bad_secret_is_refused_and_not_repeated(value):
+    line = refused(load({"hook_token": value}, {}))
+    assert line.startswith("--hook-token: '(a secret)' cannot be used: it takes printable text")
 
 
 @pytest.mark.parametrize(

@@ -21,14 +21,32 @@ DEFAULTS = {
     "expected_ranks": None,
     "root_pid": None,
     "on_rank_death": Action.KILL,
-    "captures": ("process", "pyspy"),
+    "on_liveness_failure": Action.KILL,
+    "captures": (
+        "process", "pyspy", "metrics", "nccl_ras", "flight_recorder", "nvml", "pyspy_native", "cuda_coredump",
+    ),
     "death_deadline": 3.0,
+    "liveness_deadline": 60.0,
     "reap_timeout": 60.0,
     "startup_timeout": 600.0,
     "exit_grace": 5.0,
+    "health_url": "auto",
+    "metrics_url": "auto",
+    "probe_period": 10.0,
+    "probe_timeout": 5.0,
+    "probe_failures": 3,
+    "stall_timeout": 30.0,
+    "stall_limit": 300.0,
+    "hook_token": None,
+    "pod_group": "",
     "dump_dir": "/var/lib/rankguard",
     "dump_max_bytes": 10 * 1024**3,
     "dump_max_incidents": 200,
+    "dump_max_age": 30 * 86400.0,
+    "dump_free_floor": 64 * 2**20,
+    "dump_volume_limit": None,
+    "coredump_max_bytes": 4 * 2**30,
+    "full_incidents_per_hour": 6,
     "listen": ":21400",
     "api_listen": "127.0.0.1:21401",
     "api_token_file": None,
@@ -39,7 +57,7 @@ DEFAULTS = {
     "pod_uid": "",
     "node_name": "",
     "mask_features": (),
-}
+}  # fmt: skip
 FIELDS = {field.name: field for field in dataclasses.fields(Settings)}
 
 

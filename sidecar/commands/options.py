@@ -13,7 +13,10 @@ from sidecar.commands import units
 from sidecar.model import Action
 from sidecar.settings import Settings
 
-_METAVARS = {"regex": "REGEX", "listen": "HOST:PORT", "folder": "DIR", "file": "FILE", "size": "BYTES", "name": "NAME"}
+_METAVARS = {
+    "regex": "REGEX", "listen": "HOST:PORT", "folder": "DIR", "file": "FILE", "size": "BYTES", "name": "NAME",
+    "url": "URL", "secret": "TOKEN",
+}  # fmt: skip
 
 
 def for_settings() -> list[click.Parameter]:
@@ -44,7 +47,7 @@ def _metavar(field: Field[Any], hint: Any) -> str:
         return "|".join(choices)
     if kind in _METAVARS:
         return _METAVARS[kind]
-    return "SECONDS" if hint is float else "N"
+    return "SECONDS" if hint is float or kind == "optional" else "N"
 
 
 def _notes(field: Field[Any]) -> Iterator[str]:

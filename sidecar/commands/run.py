@@ -134,7 +134,7 @@ def prepare(flags: Mapping[str, Any], given: Given, environ: Mapping[str, str]) 
     if errors and not in_pod:
         raise errors[0]
     if errors:
-        settings = replace(settings, in_pod=True, on_rank_death=Action.OBSERVE)
+        settings = replace(settings, in_pod=True, on_rank_death=Action.OBSERVE, on_liveness_failure=Action.OBSERVE)
     if given.command:
         status, why = preflight.command(given.command[0])
         if status:
@@ -200,6 +200,9 @@ def _checked(loaded: Loaded) -> tuple[Settings, list[UsageError]]:
     if token_refused:
         # A token was wanted: without it the people's port stays shut rather than open to everyone in the pod.
         settings = replace(settings, api_listen=None)
+    if settings.stall_limit < settings.stall_timeout:
+        why = f"it takes at least --stall-timeout, {settings.stall_timeout:g}"
+        refuse("stall_limit", why, stall_limit=max(_default("stall_limit"), settings.stall_timeout))
     if settings.api_listen and not settings.api_token_file and not listening.parse(settings.api_listen).loopback:
         why = "beyond loopback it takes a token: give --api-token-file, or listen on 127.0.0.1"
         refuse("api_listen", why, api_listen=_default("api_listen"))
