@@ -12,6 +12,9 @@ from dataclasses import dataclass
 
 _PYTHON = re.compile(r"(?:python|pypy)[0-9.]*[td]?")
 _NUMBER = re.compile(r"[0-9]{1,5}")
+_ZERO = re.compile(r"0{1,5}")
+_HOST = re.compile(r"[A-Za-z0-9._:-]{1,253}")
+_LARGEST_PORT = 65535
 _LARGEST = 65536
 # CPython's options that take a value, in the same argument or in the next; two of them end the interpreter's own.
 _TAKES_VALUE = "cmWX"
@@ -125,3 +128,25 @@ def read_options(
         if name is not None:
             values[name] = value if equals else next(iter(args[at + 1 : at + 2]), "")
     return Options(values, doubtful)
+
+
+def listens_at(options: Options, host: str, port: int) -> tuple[str, int] | None:
+    """Where to connect to a server with the options `host` and `port`, given their defaults.
+
+    A wildcard address is the loopback one. None for what is neither a name nor an address, for a port that the system
+    chooses, and where a config file (an option named `file`) may say what the command line does not.
+    """
+    if options.doubtful or ("file" in options and not ("host" in options and "port" in options)):
+        return None
+    found = options.number("port", port)
+    host = options.values.get("host", host).strip().removeprefix("[").removesuffix("]")
+    if not host or set(host) <= set("0."):
+        host = "127.0.0.1"
+    elif ":" in host and set(host) <= set("0:"):
+        host = "::1"
+    return (host, found) if found and found <= _LARGEST_PORT and _HOST.fullmatch(host) else None
+
+
+def is_first_node(options: Options) -> bool:
+    """Whether this is the node of rank 0 by the option `node_rank`, as it is without one."""
+    return "node_rank" not in options or _ZERO.fullmatch(options.values["node_rank"]) is not None

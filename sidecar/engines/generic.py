@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sidecar.engines.command_line import MODULE, SCRIPT, asks_for_help, natural, program
-from sidecar.engines.profile import SHARED_MEMORY, Expected, Profile, Title
+from sidecar.engines.profile import SHARED_MEMORY, Endpoint, Expected, Profile, Title
 from sidecar.engines.python_processes import is_resource_tracker, is_spawned_child
 from sidecar.model import Role
 
@@ -46,6 +46,10 @@ class ByPattern:
         return False
 
     def expected(self, argv: Sequence[str], environ: Mapping[str, str]) -> Expected | None:
+        return None
+
+    def endpoint(self, argv: Sequence[str], environ: Mapping[str, str]) -> Endpoint | None:
+        """None: where it answers, if at all, only a person can say (--health-url, --metrics-url)."""
         return None
 
 
@@ -90,6 +94,10 @@ class ByEnvironment:
         if count is None or self.title(argv, environ) is None:
             return None
         return Expected(count, (Role.WORKER,), f"LOCAL_WORLD_SIZE={count}")
+
+    def endpoint(self, argv: Sequence[str], environ: Mapping[str, str]) -> Endpoint | None:
+        """None, as for `ByPattern`."""
+        return None
 
     def _rank(self, environ: Mapping[str, str]) -> int | None:
         world, rank = natural(environ.get("WORLD_SIZE", "")), environ.get("RANK", "")

@@ -36,6 +36,23 @@ class Expected:
     why: str
 
 
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where the engine's own HTTP server listens, by its command line, and what it serves there.
+
+    `host` is one to connect to: a wildcard address is the loopback one. `health` and `metrics` are paths, "" where this
+    engine, as it was started, has none. `unhealthy_is_dead`: a 503 of its health check is its own word that it is over,
+    and not also a way to say that it is busy.
+    """
+
+    host: str
+    port: int
+    tls: bool = False
+    health: str = ""
+    metrics: str = ""
+    unhealthy_is_dead: bool = False
+
+
 class Profile(Protocol):
     """One engine, as seen from outside.
 
@@ -61,6 +78,9 @@ class Profile(Protocol):
 
     def expected(self, argv: Sequence[str], environ: Mapping[str, str]) -> Expected | None:
         """The number of ranks that follows from a server's command line, or None where it is not certain."""
+
+    def endpoint(self, argv: Sequence[str], environ: Mapping[str, str]) -> Endpoint | None:
+        """Where this server answers, or None: it has no HTTP server, or one whose answers say nothing of its ranks."""
 
 
 # What each of them leaves in /dev/shm, whichever engine it is part of.

@@ -12,9 +12,19 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sidecar.engines.command_line import MODULE, SCRIPT, Program, asks_for_help, natural, program, read_options
+from sidecar.engines.command_line import (
+    MODULE,
+    SCRIPT,
+    Program,
+    asks_for_help,
+    is_first_node,
+    listens_at,
+    natural,
+    program,
+    read_options,
+)
 from sidecar.engines.labels import LONGEST_TITLE, SUFFIXES, rank_label
-from sidecar.engines.profile import SHARED_MEMORY, Expected, Title
+from sidecar.engines.profile import SHARED_MEMORY, Endpoint, Expected, Title
 from sidecar.model import Role
 
 _SCHEDULER = re.compile(rf"(?:sglang|sgl_diffusion)::scheduler({SUFFIXES}*)")
@@ -41,6 +51,13 @@ _EXACT = {
 _UNCOUNTED = ("file", "ray", "encoder", "elastic", "diffusion")
 # With these the server itself turns attention by data parallelism on.
 _IMPLIES_ATTENTION = re.compile(r"--(?:.*context-parallel|.*-cp-|dwdp)")
+
+_LISTENING = {
+    "--host": "host", "--port": "port", "--ssl-keyfile": "key", "--ssl-certfile": "certificate",
+    "--enable-metrics": "metrics", "--node-rank": "node_rank", "--grpc-mode": "grpc", "--smg-grpc-mode": "grpc",
+}  # fmt: skip
+_NOT_LISTENING = ("grpc", "encoder", "diffusion")  # another server, with other paths
+_CRASHES = {"--crash-dump-folder": "folder"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +124,36 @@ class Sglang:
             return None  # it may turn out to be a diffusion model, or another project's backend
         count = natural(str(per_node))
         return Expected(count, (Role.SCHEDULER,), why) if count is not None else None
+
+    def endpoint(self, argv: Sequence[str], environ: Mapping[str, str]) -> Endpoint | None:
+        """Its HTTP server (`entrypoints/http_server.py`); None for the further nodes of an engine.
+
+        Those answer 200 always, whatever their schedulers do. /health_generate asks the scheduler for a token in every
+        version; /health did not in older ones, and can be told not to. Its 503 says as well that it starts, drains or
+        is slow. Without --enable-metrics there are none.
+        """
+        running = program(argv)
+        if running is None or asks_for_help(running.args) or not (_launches(running) or _serves(running)):
+            return None
+        options = read_options(running.args, _LISTENING, _EXACT)
+        at = listens_at(options, "127.0.0.1", 30000)
+        if at is None or not is_first_node(options) or any(name in options for name in _NOT_LISTENING):
+            return None
+        if options.values.get("backend", "auto") not in ("auto", "llm"):
+            return None
+        tls = bool(options.values.get("key") and options.values.get("certificate"))
+        return Endpoint(*at, tls, health="/health_generate", metrics="/metrics" if "metrics" in options else "")
+
+
+def crash_folder(argv: Sequence[str]) -> str | None:
+    """Where a server of this command line writes its crash dumps (`--crash-dump-folder`), or None for nowhere.
+
+    As it is written there: a path that the server's own process sees, relative to where that runs if it is relative.
+    """
+    running = program(argv)
+    if running is None or not (_launches(running) or _serves(running)):
+        return None
+    return read_options(running.args, _CRASHES, {}).values.get("folder") or None
 
 
 def _launches(running: Program) -> bool:

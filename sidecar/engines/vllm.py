@@ -19,12 +19,14 @@ from sidecar.engines.command_line import (
     Options,
     Program,
     asks_for_help,
+    is_first_node,
+    listens_at,
     natural,
     program,
     read_options,
 )
 from sidecar.engines.labels import LONGEST_TITLE, SUFFIXES, rank_label
-from sidecar.engines.profile import SHARED_MEMORY, Expected, Title
+from sidecar.engines.profile import SHARED_MEMORY, Endpoint, Expected, Title
 from sidecar.model import Role
 
 _TITLE = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]{0,63})::([A-Za-z0-9_]{1,191})")
@@ -54,6 +56,14 @@ _EXACT = {
     "--config": "file", "--omni": "omni", "--worker-use-ray": "ray", "--device": "device",
 }  # fmt: skip
 _UNCOUNTED = ("file", "omni", "ray", "elastic", "many")
+_LISTENING = {
+    "--host": "host", "--port": "port", "--uds": "uds", "--ssl-keyfile": "key", "--ssl-certfile": "certificate",
+    "--disable-log-stats": "no_stats", "--headless": "headless", "--node-rank": "node_rank",
+    "--api-server-count": "servers", "--data-parallel-multi-port-external-lb": "many",
+}  # fmt: skip
+_LISTENING_EXACT = {"--config": "file", "--omni": "omni", "--grpc": "grpc", "-r": "node_rank", "-asc": "servers",
+                    "-dpm": "many"}  # fmt: skip
+_NOT_LISTENING = ("uds", "headless", "many", "grpc")  # no HTTP server, or one for each rank on a port of its own
 _DEVICES = ("auto", "cuda", "cpu", "xpu", "hpu")  # with one process for each rank
 _LARGEST_MACHINE = 8  # more ranks than that, with no word on how: older versions take Ray, over several machines
 # Signs that the ranks are not processes of this machine: Ray's and KubeRay's, LeaderWorkerSet's, a TPU's, a Neuron's.
@@ -138,6 +148,26 @@ class Vllm:
         if world == 1:
             return _expected(engines, Role.ENGINE_CORE, data)
         return _expected(world * engines, Role.WORKER, why + (f" x {data}" if engines > 1 else ""))
+
+    def endpoint(self, argv: Sequence[str], environ: Mapping[str, str]) -> Endpoint | None:
+        """Its HTTP server (`entrypoints/openai/`); None for a node without one.
+
+        /health is 503 only for an EngineDeadError, of which no engine comes back. Both paths are there with a
+        --root-path and without. With --disable-log-stats the metrics have no numbers.
+        """
+        running = program(argv)
+        if running is None or asks_for_help(running.args) or not _serves(running):
+            return None
+        options = read_options(running.args, _LISTENING, _LISTENING_EXACT, underscores=True)
+        at = listens_at(options, "", 8000)
+        if at is None or not is_first_node(options) or any(name in options for name in _NOT_LISTENING):
+            return None
+        if options.values.get("servers") == "0":
+            return None
+        metrics = "" if "no_stats" in options else "/metrics"
+        ours = "omni" not in options  # another project, with stages of its own
+        tls = bool(options.values.get("certificate"))  # its key may stand in the same file
+        return Endpoint(*at, tls, health="/health", metrics=metrics, unhealthy_is_dead=ours)
 
 
 def _core(suffixes: str) -> Title:

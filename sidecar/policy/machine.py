@@ -21,6 +21,7 @@ class Event(StrEnum):
     RANKS_COMPLETE = "ranks_complete"
     FAILURE = "failure"
     DRAIN = "drain"
+    DRAIN_OVER = "drain_over"  # a stop was announced by a hook alone, and did not come
     GONE = "gone"  # no process of the engine is left
     TERMINATED = "terminated"  # we killed it; survivors, if any, are in the record
 
@@ -51,6 +52,7 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
         Event.RANKS_COMPLETE: State.DRAINING,
         Event.FAILURE: State.DRAINING,
         Event.DRAIN: State.DRAINING,
+        Event.DRAIN_OVER: State.STARTING,
         Event.TERMINATED: State.RESTARTING,  # a kill that had begun before
         Event.GONE: State.RESTARTING,
     },
