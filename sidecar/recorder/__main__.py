@@ -9,6 +9,7 @@ import signal
 
 from sidecar.log import Log
 from sidecar.messages import Channel
+from sidecar.recorder.capture.base import Scene
 from sidecar.recorder.loop import Recorder
 from sidecar.recorder.store import Store
 from sidecar.settings import launch_from_fd
@@ -26,16 +27,19 @@ _IGNORED = (
 )
 
 
-def main(guard_fd: int, launch_fd: int) -> None:
+def main(guard_fd: int, launch_fd: int, history_fd: int = -1) -> None:
     """Serve the guard at `guard_fd` with the settings in `launch_fd`. Never returns.
+
+    `history_fd` is the shared memory with the engine's last metrics (`sidecar.history`), -1 where nobody keeps them.
 
     Our life is tied to the channel alone: a stop signal to the whole container, or Ctrl-C in a terminal, must not take
     the record of what it ends.
     """
     for sig in _IGNORED:
         signal.signal(sig, signal.SIG_IGN)
-    for fd in (guard_fd, launch_fd):
-        os.set_inheritable(fd, False)
+    for fd in (guard_fd, launch_fd, history_fd):
+        if fd >= 0:
+            os.set_inheritable(fd, False)
     launch = launch_from_fd(launch_fd)
     os.close(launch_fd)
     settings = launch.settings
@@ -45,8 +49,27 @@ def main(guard_fd: int, launch_fd: int) -> None:
     pyspy = find_pyspy(launch.python, os.environ.get("PATH", ""))
     if not pyspy:
         log("py-spy not found", beside=launch.python)
-    store = Store(settings.dump_dir, settings.dump_max_incidents, settings.dump_max_bytes)
-    recorder = Recorder(Channel.from_fd(guard_fd), store, log, Proc(), pyspy)
+    store = Store(
+        settings.dump_dir,
+        settings.dump_max_incidents,
+        settings.dump_max_bytes,
+        max_age=settings.dump_max_age,
+        volume_limit=settings.dump_volume_limit,
+        free_floor=settings.dump_free_floor,
+        headroom=settings.coredump_max_bytes if "cuda_coredump" in settings.captures else 0,
+        full_per_hour=settings.full_incidents_per_hour,
+        pod=settings.pod,
+    )
+    scene = Scene(
+        Proc(),
+        frozen=False,
+        pyspy=pyspy,
+        python=launch.python,
+        package_root=launch.package_root,
+        coredump_max_bytes=settings.coredump_max_bytes,
+        history_fd=history_fd,
+    )
+    recorder = Recorder(Channel.from_fd(guard_fd), store, log, scene, settings.dump_dir)
     # Forked collectors share these pages as long as the collector of garbage does not write to them.
     gc.collect()
     gc.freeze()

@@ -2,6 +2,10 @@
 
 A slot is for a child that computes. One that has run for `_PATIENCE` waits for something (a lock, a stopped thread),
 so it gives its slot up and keeps only its own time limit: a process that hangs holds up no other's evidence.
+
+Where two snapshots are wanted, the second of a process begins some seconds after its first, and what disturbs it
+(`Entry.after`) only after all of those. What a child writes to the volume by itself waits until the incident has its
+folder, and gets a fair share of the room that there is.
 """
 
 from __future__ import annotations
@@ -11,13 +15,12 @@ import os
 import re
 import signal
 import time
-from collections import deque
-from collections.abc import Container, Iterable
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Iterator
+from dataclasses import dataclass, replace
 
-from sidecar.model import Identity, Member, RankProcess
-from sidecar.recorder.capture import TABLE, Entry
-from sidecar.recorder.capture.base import Attempt, Ended, Piece, Scene, Target
+from sidecar.model import ArtifactStatus, Identity, Member, RankProcess
+from sidecar.recorder.capture import COREDUMP, TABLE, Entry, Per
+from sidecar.recorder.capture.base import NEEDS_RUNNING, Attempt, Ended, Piece, Scene, Target
 from sidecar.recorder.children import Child, refusal
 from sidecar.recorder.reactor import Reactor
 from sidecar.system import signals
@@ -26,28 +29,42 @@ _PATIENCE = 0.1
 _MOST_CHILDREN = 48
 _REAP_EVERY = 0.002
 _RESUME_ANYWAY = 1.0
+_BETWEEN_SNAPSHOTS = 2.0  # seconds, and at most a quarter of all the time there is
+_VOLUME_PATIENCE = 5.0  # how long what needs the volume waits for it, and at most a quarter of all the time
+
+# Whom a collector works on that runs once for all.
+ENGINE = Target(Identity(0, 0), "engine", "engine", "", "engine", is_rank=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What came of one collector and one target. `seconds` from the beginning of its first child."""
+    """What came of one collector and one target. `seconds` from the beginning of its first child, which was `began`."""
 
     target: Target
     pieces: tuple[Piece, ...]
     seconds: float
+    began: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Job:
+    entry: Entry
+    target: Target
 
 
 @dataclass(slots=True)
 class _Running:
-    entry: Entry
-    target: Target
+    """`share`: bytes of the volume that it may take."""
+
+    job: _Job
     child: Child
     began: float
+    share: int
 
 
 @dataclass(slots=True)
 class _Dying:
-    target: Target
+    job: _Job
     child: Child
     resume_at: float
     resumed: bool
@@ -59,32 +76,39 @@ class Captures:
     def __init__(
         self,
         wanted: Iterable[str],
-        targets: Iterable[Target],
         scene: Scene,
         deadline: float,
         reactor: Reactor,
         have: Container[tuple[str, str]] = (),
+        twice: bool = False,
     ) -> None:
-        """`wanted`: names of collectors. `deadline`: monotonic. `have`: what there is already, (collector, label)."""
-        names = set(wanted)
-        targets = tuple(targets)
-        self._scene = scene
+        """`wanted`: names of collectors, for the targets of the scene. `deadline`: monotonic. `have`: what there is
+        already, (collector, label). `twice`: take two snapshots of every rank, to see what moves.
+        """
+        now = time.monotonic()
+        patience = max(0.0, deadline - now) / 4
         self.deadline = deadline
+        self._scene = scene
         self._reactor = reactor
         self._slots = (os.cpu_count() or 1) + 1  # measured: 8 stacks on 2 cores take 52 ms with 3, 70 with 6
-        self._queue = deque(
-            (entry, target)
-            for entry in TABLE
-            if entry.name in names
-            for target in targets
-            if (target.is_rank or not entry.ranks_only) and (entry.name, target.label) not in have
-        )
+        self._queue = list(_jobs(set(wanted), scene, have, twice and not scene.frozen))
         self._running: list[_Running] = []
         self._dying: list[_Dying] = []
+        self._between = min(_BETWEEN_SNAPSHOTS, patience)
+        # (collector, label) -> when its second may begin; one without a first has nothing to wait for.
+        self._firsts: dict[tuple[str, str], float] = {}
+        self._volume_until = now + min(_VOLUME_PATIENCE, patience)
+        self._written = 0
 
     @property
     def done(self) -> bool:
         return not self._queue and not self._running
+
+    def volume(self, folder: str, room: int) -> None:
+        """The incident has its folder (an absolute path), and so many bytes of room, by the last look."""
+        if (self._scene.folder, self._scene.room) != (folder, room):
+            self._scene = replace(self._scene, folder=folder, room=room)
+            self._written = 0  # that look saw it
 
     def step(self) -> list[Taken]:
         """Collect what has ended, end what is over its limit, begin what there is room for. Never blocks."""
@@ -96,10 +120,12 @@ class Captures:
                 ended = self._kill(running, now)
             if ended is not None:
                 self._running.remove(running)
-                self._conclude(running.entry, running.target, running.child.attempt, ended, running.began, taken)
-        while self._queue and now < self.deadline and self._has_room(now):
-            entry, target = self._queue.popleft()
-            self._continue(entry, target, entry.collect(target, self._scene, self.deadline - now), now, taken)
+                self._conclude(running.job, running.child.attempt, ended, running.began, running.share, taken)
+        while now < self.deadline and self._has_room(now) and (job := self._next(now)):
+            self._queue.remove(job)
+            share = self._share(job)
+            step = self._collect(job, share, self.deadline - now)
+            self._continue(job, step, now, share, taken)
             now = time.monotonic()
         if now >= self.deadline:
             self._give_up(taken)
@@ -117,6 +143,7 @@ class Captures:
         due += [now + _REAP_EVERY for running in self._running if running.child.silent and not running.child.wakes]
         if self._queue:
             due += [running.child.began + _PATIENCE for running in self._running if not _waits(running, now)]
+            due += [at for at in (*self._firsts.values(), self._volume_until) if at > now]
         due += [dying.resume_at for dying in self._dying if not dying.resumed]
         due += [now + 10 * _REAP_EVERY for dying in self._dying if not dying.child.wakes]
         return min(due, default=math.inf)
@@ -142,50 +169,106 @@ class Captures:
         computing = sum(not _waits(running, now) for running in self._running)
         return computing < self._slots and len(self._running) < _MOST_CHILDREN
 
+    def _next(self, now: float) -> _Job | None:
+        """The first in the queue that may begin."""
+        held = {running.job.target.label for running in self._running if running.job.entry.holds}
+        held |= {dying.job.target.label for dying in self._dying if dying.job.entry.holds and not dying.resumed}
+        at_work = {(running.job.entry.name, running.job.target.label) for running in self._running}
+        waiting = {(job.entry.name, job.target.label) for job in self._queue}
+        seconds = any(job.entry.second_of for job in self._queue)
+        seconds = seconds or any(running.job.entry.second_of for running in self._running)
+        for job in self._queue:
+            entry, label = job.entry, job.target.label
+            first = (entry.second_of, label)
+            if entry.holds and label in held:
+                continue
+            if entry.second_of and (first in waiting or first in at_work or now < self._firsts.get(first, 0.0)):
+                continue
+            if entry.after and seconds:
+                continue
+            if entry.most and not (self._scene.folder and self._scene.room) and now < self._volume_until:
+                continue
+            return job
+        return None
+
+    def _share(self, job: _Job) -> int:
+        """How many bytes it may take of the volume: no more than what each that still waits could have as well."""
+        if not job.entry.most:
+            return 0
+        most = self._scene.coredump_max_bytes if job.entry.most == COREDUMP else job.entry.most
+        left = self._scene.room - self._written - sum(running.share for running in self._running)
+        others = sum(bool(waiting.entry.most) for waiting in self._queue)
+        return max(0, min(most, left // (others + 1)))
+
+    def _collect(self, job: _Job, share: int, left: float) -> Attempt | tuple[Piece, ...]:
+        entry = job.entry
+        if entry.running and self._scene.frozen:
+            return _none(entry, ArtifactStatus.SKIPPED, f"{NEEDS_RUNNING}: the ranks are frozen")
+        if entry.most and not self._scene.folder:
+            return _none(entry, ArtifactStatus.FAILED, "the volume was not ready in time")
+        return entry.collect(job.target, replace(self._scene, room=share) if entry.most else self._scene, left)
+
     def _continue(
-        self, entry: Entry, target: Target, step: Attempt | tuple[Piece, ...], began: float, taken: list[Taken]
+        self, job: _Job, step: Attempt | tuple[Piece, ...], began: float, share: int, taken: list[Taken]
     ) -> None:
         """Begin the attempt, or keep the pieces."""
+        now = time.monotonic()
         if not isinstance(step, Attempt):
-            taken.append(Taken(target, step, time.monotonic() - began))
+            self._firsts[job.entry.name, job.target.label] = now + self._between
+            self._written += sum(piece.written[0] for piece in step if piece.written)
+            taken.append(Taken(job.target, step, now - began, began))
             return
-        limit = min(step.limit, self.deadline - time.monotonic())
+        limit = min(step.limit, self.deadline - now)
         if limit <= 0:
-            ended = Ended(None, seconds=time.monotonic() - began)
-            self._conclude(entry, target, step, ended, began, taken)
+            self._conclude(job, step, Ended(None, seconds=now - began), began, share, taken)
             return
         try:
             child = Child(step, limit, self._reactor)
         except OSError as error:
-            self._conclude(entry, target, step, Ended(None, failure=refusal(error)), began, taken)
+            self._conclude(job, step, Ended(None, failure=refusal(error)), began, share, taken)
             return
-        self._running.append(_Running(entry, target, child, began))
+        self._running.append(_Running(job, child, began, share))
 
     def _conclude(
-        self, entry: Entry, target: Target, attempt: Attempt, ended: Ended, began: float, taken: list[Taken]
+        self, job: _Job, attempt: Attempt, ended: Ended, began: float, share: int, taken: list[Taken]
     ) -> None:
-        self._continue(entry, target, attempt.judge(ended), began, taken)
+        self._continue(job, attempt.judge(ended), began, share, taken)
 
     def _kill(self, running: _Running, now: float) -> Ended:
         ended = running.child.kill()
         # Its target runs again once it is gone; if it cannot go (D state), SIGCONT is sent all the same.
-        self._dying.append(_Dying(running.target, running.child, now + _RESUME_ANYWAY, resumed=False))
+        self._dying.append(_Dying(running.job, running.child, now + _RESUME_ANYWAY, resumed=False))
         return ended
 
     def _give_up(self, taken: list[Taken]) -> None:
-        while self._queue:
-            entry, target = self._queue.popleft()
-            step = entry.collect(target, self._scene, 0.0)
+        for job in self._queue:
+            step = self._collect(job, 0, 0.0)
             pieces = step.judge(Ended(None)) if isinstance(step, Attempt) else step
             if isinstance(pieces, Attempt):
                 pieces = ()
-            taken.append(Taken(target, pieces, 0.0))
+            taken.append(Taken(job.target, pieces, 0.0))
+        self._queue.clear()
 
     def _resume(self, dying: _Dying) -> None:
         """SIGCONT also takes a SIGSTOP back that the target has not yet come to: then it never stops at all."""
         if dying.child.attempt.pauses and not self._scene.frozen:
-            signals.to_process(self._scene.proc, dying.target.identity, signal.SIGCONT)
+            signals.to_process(self._scene.proc, dying.job.target.identity, signal.SIGCONT)
         dying.resumed = True
+
+
+def _jobs(names: set[str], scene: Scene, have: Container[tuple[str, str]], twice: bool) -> Iterator[_Job]:
+    """What is to be done, in the order of the table."""
+    for entry in TABLE:
+        if (entry.second_of or entry.name) not in names or (entry.second_of and not twice):
+            continue
+        targets: tuple[Target, ...] = (ENGINE,)
+        if entry.per is not Per.ENGINE and not (entry.running and scene.frozen):
+            targets = tuple(target for target in scene.targets if target.is_rank or entry.per is Per.PROCESS)
+        yield from (_Job(entry, target) for target in targets if (entry.name, target.label) not in have)
+
+
+def _none(entry: Entry, status: ArtifactStatus, detail: str) -> tuple[Piece, ...]:
+    return tuple(Piece(kind, status, detail=detail) for kind in entry.kinds.values())
 
 
 def _waits(running: _Running, now: float) -> bool:

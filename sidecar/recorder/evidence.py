@@ -53,7 +53,11 @@ class Evidence:
                 Artifact(piece.kind, rank, piece.status, seconds=round(taken.seconds, 6), detail=piece.detail),
                 taken.target.label,
             )
-            if piece.file:
+            if piece.file and piece.written is not None:  # by its child: it never was in our memory
+                size, checksum = piece.written
+                item.file = piece.file
+                item.artifact = replace(item.artifact, path=piece.file, bytes=size, sha256=checksum)
+            elif piece.file:
                 item.file, item.data, item.render = piece.file, piece.data, piece.render
                 self._bound(item)
             self._items.append(item)

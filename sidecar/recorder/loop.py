@@ -8,37 +8,42 @@ Captures begin the moment the guard asks and go to memory; `volume` brings them 
 
 from __future__ import annotations
 
+import os
 import time
 from collections import deque
+from dataclasses import replace
 from typing import Any
 
 from sidecar.errors import PeerGone, ProtocolError
 from sidecar.log import Log
 from sidecar.messages import Channel, Message
-from sidecar.model import incident_from, rank_process_from
+from sidecar.model import Action, Reason, incident_from, rank_process_from
 from sidecar.recorder.capture.base import Scene
 from sidecar.recorder.captures import Captures, Taken, targets_of
+from sidecar.recorder.motion import Motion
 from sidecar.recorder.reactor import Reactor
 from sidecar.recorder.store import Store
 from sidecar.recorder.volume import Volume
 from sidecar.recorder.work import Work
-from sidecar.system.proc import Proc
 
 _EARLIER_PATIENCE = 0.5  # how long a resumed incident's captures wait to learn what there is already
 _QUIET = 1.0  # how long the captures have the interpreter to themselves, but for the opening record
 _SEAL_PATIENCE = 5.0  # how long a volume that refuses is tried again at the end
 _GUARD_LOST_CAPTURES = 0.5  # what is under way may still end
 _GUARD_LOST = 2.0
+_HARMLESS = (Reason.PRE_STOP, Reason.PEER_FAILED, Reason.MANUAL)  # nothing is killed for these
 
 
 class Recorder:
     """Runs until its incident is sealed or its guard is gone; `run` gives the exit status."""
 
-    def __init__(self, channel: Channel, store: Store, log: Log, proc: Proc, pyspy: str) -> None:
+    def __init__(self, channel: Channel, store: Store, log: Log, scene: Scene, dump_dir: str) -> None:
+        """`scene` is what holds for every incident; `dump_dir` the folder that `store` writes to."""
         self._channel = channel
         self._log = log
-        self._proc = proc
-        self._pyspy = pyspy
+        self._scene = scene
+        self._dump_dir = os.path.abspath(dump_dir)
+        self._motion = Motion()
         self._reactor = Reactor()
         self._reactor.add(channel.fileno(), self._on_channel)
         self._outbox: deque[Message] = deque()
@@ -99,14 +104,16 @@ class Recorder:
     def _begin(self, message: Message) -> None:
         now = time.monotonic()
         incident = incident_from(message["incident"])
+        asked = float(message["seconds"]) > 0 and not self._volume.throttled(incident)
         self._work = Work(
             incident=incident,
-            wanted=incident.decision.captures if float(message["seconds"]) > 0 else (),
+            wanted=incident.decision.captures if asked else (),
             ranks=tuple(rank_process_from(rank) for rank in message["ranks"]),
             frozen=bool(message["frozen"]),
             deadline=now + float(message["seconds"]),
             quiet_until=now + _QUIET,
             captures_at=now + (_EARLIER_PATIENCE if message["resume"] else 0.0),
+            twice=bool(message.get("twice")),
         )
         self._step_captures(self._work)
         self._volume.begin(self._work)
@@ -158,9 +165,16 @@ class Recorder:
         if work.captures is None:
             if time.monotonic() < work.captures_at and not work.opened:
                 return
-            scene = Scene(self._proc, work.frozen, self._pyspy)
-            targets = targets_of(work.ranks, work.incident.members)
-            work.captures = Captures(work.wanted, targets, scene, work.deadline, self._reactor, work.evidence.have())
+            scene = replace(
+                self._scene,
+                frozen=work.frozen,
+                lethal=work.incident.decision.action is Action.KILL and work.incident.reason not in _HARMLESS,
+                targets=targets_of(work.ranks, work.incident.members),
+            )
+            have = work.evidence.have()
+            work.captures = Captures(work.wanted, scene, work.deadline, self._reactor, have, work.twice)
+        if work.opened:
+            work.captures.volume(os.path.join(self._dump_dir, work.incident.id), self._volume.room)
         for taken in work.captures.step():
             self._keep(work, taken)
         work.captures.reap()
@@ -170,8 +184,15 @@ class Recorder:
             count = len(work.evidence.artifacts())
             work.note("captures done", f"{count} artifacts")
             self._log("captures done", work.incident.id, artifacts=count)
+            self._flush()  # the guard may go on while we look at the stacks
+            line = self._motion.line(work.incident.engine)
+            if line:
+                work.notes.append(line)
+                work.dirty = True
 
     def _keep(self, work: Work, taken: Taken) -> None:
+        if work.twice:
+            self._motion.keep(taken)
         for artifact in work.evidence.add(taken):
             self._tell(
                 "captured", kind=artifact.kind, rank=artifact.rank, status=artifact.status.value,

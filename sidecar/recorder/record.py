@@ -1,7 +1,8 @@
 """`incident.json`: the outer contract's keys, made of what the guard knows and what was captured. Pure.
 
-Two keys serve Rankguard itself: `guard` is the guard's Incident in full, so that a later life can take an open incident
-up again, and `recorder` says who wrote the record.
+Some keys serve Rankguard itself: `guard` is the guard's Incident in full, so that a later life can take an open
+incident up again, and `recorder` says who wrote the record. `signature`, `throttled` and `collapsed` are the store's:
+it reads only the head of a record, so they and `pod` come before the first list that may be long.
 """
 
 from __future__ import annotations
@@ -11,7 +12,19 @@ import signal
 from collections.abc import Iterable
 from typing import Any
 
-from sidecar.model import SCHEMA, Artifact, Failure, Incident, Member, Termination, TimelineEntry, plain
+from sidecar.model import (
+    SCHEMA,
+    Artifact,
+    ArtifactStatus,
+    Failure,
+    Incident,
+    Member,
+    Termination,
+    TimelineEntry,
+    Verdict,
+    plain,
+)
+from sidecar.policy.throttle import Throttled
 from sidecar.recorder.summary import in_order, summary
 from sidecar.system.clock import stamp
 from sidecar.version import VERSION
@@ -26,8 +39,13 @@ def build(
     earlier: Iterable[Record] = (),
     notes: Iterable[str] = (),
     sealed: bool = False,
+    signature: str = "",
+    throttled: Throttled | None = None,
 ) -> Record:
-    """The whole record. `own` are the recorder's own steps, `earlier` is the timeline that a former life wrote."""
+    """The whole record. `own` are the recorder's own steps, `earlier` is the timeline that a former life wrote.
+
+    `signature` is "" until it is known, at the sealing.
+    """
     failures = in_order(incident)
     entries = [*incident.timeline, *own]
     zero = failures[0].at if failures else min((entry.at for entry in entries), default=0.0)
@@ -35,21 +53,40 @@ def build(
         "schema": SCHEMA,
         "id": incident.id,
         "reason": incident.reason.value,
+        "signature": signature or None,
+        "throttled": _throttled(throttled) if throttled else None,
+        "collapsed": False,
         "summary": summary(incident, sealed),
         "pod": plain(incident.pod),
-        "group": None,
+        "group": incident.group or None,
         "engine": incident.engine,
         "failures": [_failure(failure, first=index == 0) for index, failure in enumerate(failures)],
         "decision": plain(incident.decision),
         "timeline": _timeline(entries, earlier, zero),
         "artifacts": [plain(artifact) for artifact in artifacts],
         "termination": _termination(incident.termination) if incident.termination else None,
-        "verdict": None,
+        "verdict": _verdict(incident.verdict) if incident.verdict else None,
         "sealed": sealed,
         "notes": [*incident.notes, *notes],
         "recorder": {"version": VERSION},
         "guard": plain(incident),
     }
+
+
+def collapsed(record: Record, first: str) -> Record:
+    """The record of an incident whose files are to be removed, since it repeats the incident `first`."""
+    gone = {
+        "status": ArtifactStatus.SKIPPED.value,
+        "path": "",
+        "bytes": 0,
+        "sha256": "",
+        "detail": f"removed: a repeat of {first}",
+    }
+    artifacts = [
+        {**artifact, **gone} if isinstance(artifact, dict) and artifact.get("path") else artifact
+        for artifact in record.get("artifacts", ())
+    ]
+    return {**record, "collapsed": True, "artifacts": artifacts}
 
 
 def encode(record: Record) -> bytes:
@@ -115,6 +152,19 @@ def _timeline(entries: list[TimelineEntry], earlier: Iterable[Record], zero: flo
         row["ms"] = round((entry.at - zero) * 1000, 3)  # type: ignore[assignment]
         found[row["at"], row["event"], row["detail"]] = row
     return sorted(found.values(), key=lambda row: str(row["at"]))
+
+
+def _throttled(throttled: Throttled) -> Record:
+    return {"limit": throttled.limit, "count": throttled.count, "since": stamp(throttled.since)}
+
+
+def _verdict(verdict: Verdict) -> Record:
+    return {
+        "liveness": verdict.liveness.value,
+        "because": list(verdict.because),
+        "odd": list(verdict.odd),
+        "since_seconds": verdict.since,
+    }
 
 
 def _termination(termination: Termination) -> Record:

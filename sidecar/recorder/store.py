@@ -7,50 +7,37 @@ folder, and no name is used that is not of the shape expected of it.
 `<id>/.lock` is held with flock(2) by the recorder that writes, and removed at sealing. So a folder with a `.lock` that
 nobody holds is an incident left open; one whose lock is held has a recorder still at it, perhaps one that hangs.
 `.reserve` is a file that gives its room to `incident.json` when the volume is full.
+
+What is small is written as long as the volume takes it, though below the free-space floor only a few MiB of it. What
+is large is written where there is room: within the quota, above the floor.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import re
-import stat
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from sidecar.model import incident_from
-from sidecar.policy.retention import Kept, Limits, choose
+from sidecar.model import PodInfo
+from sidecar.policy.retention import Kept, Limits, of_another_pod, plan, quota
 from sidecar.recorder import files
+from sidecar.recorder.prune import FULL, carry_out, replace_record
+from sidecar.recorder.survey import LOCK, MOST_RECORD, Survey, head_of, pod_of, record_of, survey, wall_of
 
-RECORD = "incident.json"
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_LOCK = ".lock"
+__all__ = ["FULL", "SMALL", "Found", "Store", "Survey", "Written", "wall_of"]
+
+SMALL = 1 << 20  # bytes; a file that has no more is small
+_BELOW_FLOOR = 4 << 20  # bytes of small files that one incident may write below the free-space floor
+_SEALING = 1 << 20  # bytes wanted for the last record where the volume is full
 _RESERVE = ".reserve"
 _RESERVE_BYTES = 64 * 1024
-_REMOVING = ".removing-"
-_TEMPORARY = ".incident.json.new"
-_MOST_RECORD = 64 << 20
 
-_ID = re.compile(r"(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)\.(\d{3})Z-[a-z0-9]+(?:[-_.][A-Za-z0-9_.]+)*")
 _PART = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
-
-
-@dataclass(frozen=True, slots=True)
-class Survey:
-    """What is on the volume. Bytes are those allocated, as a quota and an eviction count them.
-
-    `unfinished`: the guard's Incidents of those left open, as plain dicts. `held`: the ids that a live recorder writes.
-    """
-
-    dump_bytes: int
-    free_bytes: int
-    kept: tuple[Kept, ...]
-    unfinished: tuple[dict[str, Any], ...]
-    held: frozenset[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,25 +54,40 @@ class Written:
     sha256: str
 
 
-def wall_of(incident_id: str) -> float:
-    """When an incident began, seconds since the epoch, by its id. Raises `ValueError` where that is no id."""
-    found = _ID.fullmatch(incident_id)
-    if found is None or len(incident_id) > 128:
-        raise ValueError("not an incident's id")
-    year, month, day, hour, minute, second, milli = (int(group) for group in found.groups())
-    # Days since the epoch in the Gregorian calendar, counted from March; `calendar` would import half the library.
-    year, month = (year, month - 3) if month > 2 else (year - 1, month + 9)
-    days = 365 * year + year // 4 - year // 100 + year // 400 + (153 * month + 2) // 5 + day - 719469
-    return days * 86400 + hour * 3600 + minute * 60 + second + milli / 1000
-
-
 class Store:
-    """One dump folder, and the one incident in it that this recorder writes."""
+    """One dump folder, and the one incident in it that this recorder writes.
 
-    def __init__(self, root: str, max_count: int | None, max_bytes: int | None) -> None:
+    `room` is how many bytes large files may still take, by the last look; 0 until there was one. Any thread may read
+    it. `full_per_hour`: how many incidents an hour are captured in full, None for all.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        max_count: int | None,
+        max_bytes: int | None,
+        *,
+        max_age: float | None = None,
+        volume_limit: int | None = None,
+        free_floor: int = 0,
+        headroom: int = 0,
+        full_per_hour: int | None = None,
+        pod: PodInfo | None = None,
+    ) -> None:
+        """None means no limit. `volume_limit`: the volume's own, of which a share is used. `headroom`: bytes that
+        should be free for large files before there is an incident; repeats are collapsed for it. `pod` is ours."""
+        self.room = 0
+        self.full_per_hour = full_per_hour
         self._root = root
         self._max_count = max_count
         self._max_bytes = max_bytes
+        self._max_age = max_age
+        self._volume_limit = volume_limit
+        self._free_floor = free_floor
+        self._headroom = headroom
+        self._pod = pod or PodInfo()
+        self._around: tuple[int, int] | None = None  # bytes without our incident: in all incidents, in the folder
+        self._below_floor = 0
         self._id = ""
         self._root_fd = -1
         self._folder = -1
@@ -97,55 +99,46 @@ class Store:
         """Look at every incident; None if `hurried` said so on the way: an incident must not wait for this."""
         root = self._open_root()
         try:
-            total = 0
-            kept, unfinished, held = [], [], set()
-            for name in sorted(os.listdir(root)):
-                if hurried():
-                    return None
-                if name.startswith(_REMOVING):
-                    files.remove_tree(root, name)
-                    continue
-                size = files.allocated(root, name)
-                total += size
-                try:
-                    wall = wall_of(name)
-                    folder = os.open(name, files.FOLDER, dir_fd=root)
-                except (ValueError, OSError):  # something else, or removed meanwhile
-                    continue
-                try:
-                    state = _look(folder)
-                finally:
-                    os.close(folder)
-                if state.held:
-                    held.add(name)
-                if state.guard is not None:
-                    unfinished.append(state.guard)
-                kept.append(Kept(name, size, wall, state.sealed))
-            self._keep_reserve(root)
-            room = os.fstatvfs(root)
-            return Survey(total, room.f_bavail * room.f_frsize, tuple(kept), tuple(unfinished), frozenset(held))
+            found = survey(root, self._pod, hurried)
+            if found is not None:
+                self._keep_reserve(root)
+                own = sum(kept.bytes for kept in found.kept if kept.id == self._id)
+                self._around = found.incident_bytes - own, found.dump_bytes - own
+                self._look_for_room(root)
+            return found
         finally:
             os.close(root)
 
-    def prune(self) -> list[str]:
-        """Remove what is over the limits, oldest first, and never the incident being written. Gives the ids."""
-        survey = self.survey()
-        if survey is None:
+    def prune(self, wanted: int = 0, hurried: Callable[[], bool] = lambda: False) -> list[str]:
+        """Bring the folder within its limits, and make room for `wanted` bytes if collapsing repeats can; never touches
+        the incident being written. Gives the ids that were removed. Raises `OSError` when all else was tried."""
+        found = self.survey(hurried)
+        if found is None:
             return []
-        limits = Limits(self._max_count, self._max_bytes, None, time.time())
+        now = time.time()
+        other = found.dump_bytes - found.incident_bytes
+        below = self._free_floor - found.free_bytes
+        limits = Limits(
+            self._max_count, quota(self._max_bytes, self._volume_limit, other), self._max_age, now,
+            wanted=max(0, below, self._modest(wanted) - self.room),
+        )  # fmt: skip
+        steps = plan(self._marked(found, now), limits)
+        if not steps:
+            return []
         root = self._open_root()
-        removed = []
         try:
-            for name in choose(survey.kept, limits):
-                if name == self._id or name in survey.held:
-                    continue
-                # Half an incident must never look like a whole one: away by one rename, then piece by piece.
-                os.rename(name, _REMOVING + name, src_dir_fd=root, dst_dir_fd=root)
-                files.remove_tree(root, _REMOVING + name)
-                removed.append(name)
+            return carry_out(root, steps, hurried)
         finally:
             os.close(root)
-        return removed
+
+    def tidy(self, hurried: Callable[[], bool] = lambda: False) -> Survey | None:
+        """Retention, with headroom for what comes next; gives what there is then."""
+        self.prune(self._headroom, hurried)
+        return self.survey(hurried)
+
+    def make_room(self) -> Survey | None:
+        """Before the first large file of an incident; also looks how much room there is. Gives what there is then."""
+        return self.tidy()
 
     # -- the incident -----------------------------------------------------------------------------------------------
 
@@ -165,6 +158,7 @@ class Store:
             if error.errno not in FULL or not self._give_reserve():
                 raise
             fresh = self._open_folder()
+        self._look_for_room(self._root_fd)
         if not fresh:
             found = self._found()
             if found.record or found.unlisted:
@@ -176,21 +170,37 @@ class Store:
     def write_record(self, data: bytes, durable: bool = False) -> None:
         """Replace `incident.json`. On a full volume the reserve goes first."""
         try:
-            self._replace_record(data, durable)
+            replace_record(self._folder, data, durable)
         except OSError as error:
             if error.errno not in FULL or not self._give_reserve():
                 raise
-            self._replace_record(data, durable)
+            replace_record(self._folder, data, durable)
+        self._look_for_room(self._root_fd)
 
     def write_artifact(self, path: str, data: bytes) -> Written:
-        """Write one file of the incident, `kind/label.ext`. What cannot be written whole is not left behind."""
+        """Write one file of the incident, `kind/label.ext`. What cannot be written whole is not left behind.
+
+        Raises EDQUOT where our own limits leave no room for it.
+        """
         folder, name = self._parent(path)
         try:
+            self._claim(len(data))
             files.unlink(folder, name)
             files.create(folder, name, data, durable=False)
         finally:
             os.close(folder)
         return Written(len(data), files.sha256(data))
+
+    def read_artifact(self, path: str, most: int) -> bytes:
+        """Read one file of the incident back. Raises `ValueError` where it has more than `most` bytes."""
+        folder, name = self._parent(path)
+        try:
+            data = files.read(folder, name, most + 1)
+        finally:
+            os.close(folder)
+        if len(data) > most:
+            raise ValueError(f"{path} has more than {most} bytes")
+        return data
 
     def sync(self, paths: Iterable[str]) -> list[tuple[str, OSError]]:
         """Make the files durable. Gives those that are not there any more, or that the volume has lost."""
@@ -210,21 +220,16 @@ class Store:
         return lost
 
     def seal(self, data: bytes) -> None:
-        """Write the final record, durably, and let go of the lock. On a full volume the oldest incidents go first."""
+        """Write the final record, durably, and let go of the lock. On a full volume older incidents give way first."""
         try:
             self.write_record(data, durable=True)
         except OSError as error:
             if error.errno not in FULL:
                 raise
-            self.prune()
+            self.prune(_SEALING)
             self.write_record(data, durable=True)
-        files.unlink(self._folder, _LOCK)
+        files.unlink(self._folder, LOCK)
         os.fsync(self._folder)
-
-    def tidy(self) -> Survey | None:
-        """Retention, after sealing; gives what there is then."""
-        self.prune()
-        return self.survey()
 
     def close(self) -> None:
         """Let go of the incident's folder; `open` takes it up again."""
@@ -249,6 +254,8 @@ class Store:
         except FileExistsError:
             fresh = False
         self._folder = os.open(self._id, files.FOLDER, dir_fd=self._root_fd)
+        if not fresh and of_another_pod(pod_of(head_of(self._folder)), self._pod):
+            raise OSError(errno.EEXIST, "an incident of another pod has this id")
         self._take_lock()
         return fresh
 
@@ -262,7 +269,7 @@ class Store:
 
     def _take_lock(self) -> None:
         """Hold `.lock`. A survey holds it for a moment, a recorder that hangs for ever: after that we go on without."""
-        self._lock = os.open(_LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=self._folder)
+        self._lock = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=self._folder)
         for _ in range(10):
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -275,27 +282,19 @@ class Store:
 
     def _found(self) -> Found:
         try:
-            record = _read_record(self._folder)
+            record = record_of(self._folder)
         except (OSError, ValueError):
             record = {}
-        listed = {str(artifact.get("path")) for artifact in record.get("artifacts", ())}
+        listed = {str(artifact.get("path")) for artifact in record.get("artifacts", ()) if isinstance(artifact, dict)}
         unlisted = []
         for kind in sorted(os.listdir(self._folder)):
-            if not _PART.fullmatch(kind) or not stat.S_ISDIR(files.lstat(self._folder, kind).st_mode):
+            if not _PART.fullmatch(kind) or not files.is_folder(self._folder, kind):
                 continue
             for name in sorted(files.names(self._folder, kind)):
                 path = f"{kind}/{name}"
-                if path not in listed and _PART.fullmatch(name):
-                    data = files.read(self._folder, path, _MOST_RECORD)
-                    unlisted.append((path, len(data), files.sha256(data)))
+                if path not in listed and _PART.fullmatch(name) and not name.endswith(files.PARTIAL):
+                    unlisted.append((path, *files.digest(self._folder, path, MOST_RECORD)))
         return Found(record, tuple(unlisted))
-
-    def _replace_record(self, data: bytes, durable: bool) -> None:
-        files.unlink(self._folder, _TEMPORARY)
-        files.create(self._folder, _TEMPORARY, data, durable)
-        os.rename(_TEMPORARY, RECORD, src_dir_fd=self._folder, dst_dir_fd=self._folder)
-        if durable:
-            os.fsync(self._folder)
 
     def _parent(self, path: str) -> tuple[int, str]:
         """(descriptor of the folder that a path of the incident is in, its last part); the folder is made if absent."""
@@ -315,6 +314,54 @@ class Store:
             folder = inner
         return folder, parts[-1]
 
+    # -- room ---------------------------------------------------------------------------------------------------------
+
+    def _marked(self, found: Survey, now: float) -> list[Kept]:
+        """Each incident, with what must not be touched marked so: ours, what somebody writes or is about to take up,
+        and while there is none of ours the newest, which another recorder may just have sealed."""
+        fixed = {self._id, *found.held}
+        if not self._id:
+            fixed.update(incident["id"] for incident in found.unfinished)
+            newest = max((kept for kept in found.kept if not kept.others), key=lambda kept: kept.wall, default=None)
+            if newest is not None and (self._max_age is None or now - newest.wall <= self._max_age):
+                fixed.add(newest.id)
+        return [replace(kept, protected=kept.id in fixed) for kept in found.kept]
+
+    def _modest(self, wanted: int) -> int:
+        """Half of the quota at most, so that what is there is not all given up for what may come."""
+        most = quota(self._max_bytes, self._volume_limit)
+        return wanted if most is None else min(wanted, most // 2)
+
+    def _look_for_room(self, root: int) -> None:
+        """What is left for large files, now. On any error none: they are not worth one."""
+        try:
+            volume = os.fstatvfs(root)
+            own = files.allocated(root, self._id) if self._id else 0
+        except OSError:
+            self.room = 0
+            return
+        free = volume.f_bavail * volume.f_frsize - self._free_floor
+        if self._around is None:
+            self.room = 0
+            return
+        incidents, folder = self._around
+        most = quota(self._max_bytes, self._volume_limit, folder - incidents)
+        self.room = max(0, free if most is None else min(free, most - incidents - own))
+
+    def _claim(self, size: int) -> None:
+        """Raises EDQUOT where a file of `size` bytes is not to be written."""
+        if size > SMALL:
+            self._look_for_room(self._root_fd)
+            if size > self.room:
+                raise OSError(errno.EDQUOT, "it does not fit within --dump-max-bytes and --dump-free-floor")
+            return
+        volume = os.fstatvfs(self._folder)
+        if volume.f_bavail * volume.f_frsize - size >= self._free_floor:
+            return
+        if self._below_floor + size > _BELOW_FLOOR:
+            raise OSError(errno.EDQUOT, "the volume is down to --dump-free-floor")
+        self._below_floor += size
+
     def _keep_reserve(self, root: int) -> None:
         room = os.fstatvfs(root)
         if files.has(root, _RESERVE) or room.f_bavail * room.f_frsize < 4 * _RESERVE_BYTES:
@@ -324,52 +371,3 @@ class Store:
             files.create(root, _RESERVE, os.urandom(_RESERVE_BYTES), durable=False)
         except OSError:
             pass  # a read-only volume, or another recorder was faster
-
-
-@dataclass(frozen=True, slots=True)
-class _State:
-    sealed: bool
-    held: bool = False
-    guard: dict[str, Any] | None = None
-
-
-def _look(folder: int) -> _State:
-    """Whether an incident is sealed, being written, or left open (and then, if it can be taken up, as what)."""
-    if not files.has(folder, _LOCK):
-        return _State(sealed=True)
-    if _is_held(folder):
-        return _State(sealed=False, held=True)
-    try:
-        record = _read_record(folder)
-        if record.get("sealed") is True:  # its recorder died between its last two steps
-            os.unlink(_LOCK, dir_fd=folder)
-            return _State(sealed=True)
-        incident_from(record["guard"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return _State(sealed=False)  # nothing in it that could be taken up again
-    return _State(sealed=False, guard=record["guard"])
-
-
-def _is_held(folder: int) -> bool:
-    """Whether a live process holds the incident's lock."""
-    try:
-        fd = os.open(_LOCK, files.READ, dir_fd=folder)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False
-    finally:
-        os.close(fd)
-    return False
-
-
-def _read_record(folder: int) -> dict[str, Any]:
-    """Raises `OSError`, or `ValueError` where it is no incident's record."""
-    record = json.loads(files.read(folder, RECORD, _MOST_RECORD))
-    if not isinstance(record, dict) or not isinstance(record.get("artifacts", []), list):
-        raise ValueError("not an incident's record")
-    return record

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from signal import Signals
 
-from sidecar.model import Action, Cause, Failure, Incident, Outcome, Reason, Role, Termination
+from sidecar.model import Action, Cause, Failure, Incident, Liveness, Outcome, Reason, Role, Termination, Verdict
 
 _ROLE_NAMES = {
     Role.SCHEDULER: "The scheduler",
@@ -40,6 +40,8 @@ def summary(incident: Incident, sealed: bool) -> str:
         said += _followers(failures)
     elif incident.reason is Reason.RANK_MISSING:
         said = _missing(incident)
+    elif incident.verdict is not None and incident.reason in (Reason.ENGINE_STALLED, Reason.LIVENESS_FAILED):
+        said = _found(incident.verdict) + _died_meanwhile(failures)
     else:
         said = _WITHOUT_FAILURE[incident.reason]
         if incident.decision.because and incident.reason is not Reason.MANUAL:
@@ -111,6 +113,20 @@ def _followers(failures: list[Failure]) -> str:
     return said
 
 
+def _found(verdict: Verdict) -> str:
+    """`The engine is stuck, without progress for 31 s: TP1 is stopped; 2 requests wait`."""
+    what = "is dead" if verdict.liveness is Liveness.DEAD else "is stuck"
+    since = f", without progress for {verdict.since:.0f} s" if verdict.since >= 1 else ""
+    return f"The engine {what}{since}" + (f": {'; '.join(verdict.because)}" if verdict.because else "")
+
+
+def _died_meanwhile(failures: list[Failure]) -> str:
+    if not failures:
+        return ""
+    more = f", as did {len(failures) - 1} more" if len(failures) > 1 else ""
+    return f"; while its evidence was taken {_lower(who(failures[0]))} {how(failures[0])}{more}"
+
+
 def _missing(incident: Incident) -> str:
     for reason in incident.decision.because:
         counted = re.search(r"(\d+) of (\d+)\b", reason)
@@ -127,7 +143,8 @@ def _aftermath(incident: Incident, sealed: bool) -> str:
     if incident.decision.action is Action.KILL:
         return "; how the killing of the engine ended is not known" if sealed else "; the engine is being killed"
     if incident.decision.action is Action.CAPTURE:
-        return "; the engine was captured and left running"
+        stops = incident.reason in (Reason.PRE_STOP, Reason.PEER_FAILED)
+        return "; it was captured before the stop" if stops else "; the engine was captured and left running"
     return "; it was only recorded"
 
 
@@ -150,7 +167,7 @@ def _delay(incident: Incident) -> str:
     killed = [entry.at for entry in incident.timeline if entry.event == "killed"]
     failures = in_order(incident)
     seen = [entry.at for entry in incident.timeline if entry.event == "detected"]
-    begin = failures[0].at if failures else min(seen, default=None)
+    begin = failures[0].at if failures and incident.reason in _DEATHS else min(seen, default=None)
     if not killed or begin is None or killed[0] < begin:
         return ""
     seconds = killed[0] - begin

@@ -1,8 +1,9 @@
 """What is done on the volume, and in which order; each task on the writer's thread, one at a time.
 
-Standing by: a survey. With an incident: its folder and the opening record first, then files, the smallest first, then
-the record anew, and the seal when all is written. A task that fails is said to be lost and tried again after a while;
-one that never returns holds up nobody.
+Standing by: a survey, then retention, and both again each hour. With an incident: its folder and the opening record
+first, then files, the smallest first, then the record anew, and the seal when all is written. Room for large files is
+made after the small ones; but at once where the engine runs, since then its coredumps come soon. A task that fails is
+said to be lost and tried again after a while; one that never returns holds up nobody.
 """
 
 from __future__ import annotations
@@ -14,15 +15,22 @@ from collections.abc import Callable
 from typing import Any
 
 from sidecar.log import Log
-from sidecar.recorder.evidence import write_items
+from sidecar.model import Incident
+from sidecar.policy.signature import signature
+from sidecar.policy.throttle import Throttled, throttled
+from sidecar.recorder.evidence import Item, write_items
+from sidecar.recorder.fingerprint import fingerprint_of
 from sidecar.recorder.reactor import Reactor
 from sidecar.recorder.record import Record, build, encode
-from sidecar.recorder.store import Found, Store, Survey
+from sidecar.recorder.store import SMALL, Found, Store
+from sidecar.recorder.summary import in_order
+from sidecar.recorder.survey import Survey, wall_of
 from sidecar.recorder.work import Work
 from sidecar.recorder.writer import Writer
 
 _SURVEY_PATIENCE = 1.0  # then we say that we stand by without knowing the volume
 _SURVEY_AGAIN = (0.5, 10.0)  # while incidents are open elsewhere, or the volume is bad: first, at most
+_TIDY_EVERY = 3600.0
 _RECORD_EVERY = 0.2
 _RETRY = 0.5
 _HANGS = 5.0  # how long a task takes before we say that the volume hangs
@@ -36,6 +44,10 @@ class Volume:
     def __init__(self, store: Store, reactor: Reactor, log: Log, tell: Tell) -> None:
         self.exit_status: int | None = None
         self._store = store
+        self._survey: Survey | None = None
+        self._throttled: Throttled | None = None
+        self._signature: str | None = None
+        self._made_room = False
         self._log = log
         self._tell = tell
         self._writer = Writer()
@@ -53,10 +65,36 @@ class Volume:
         self._told_unfinished: set[str] = set()
         self._survey_at = 0.0
         self._survey_pause = _SURVEY_AGAIN[0]
+        self._tidies = False
+
+    @property
+    def room(self) -> int:
+        """Bytes that large files may still take, all together; 0 until the volume was looked at."""
+        return self._store.room
+
+    def throttled(self, incident: Incident) -> bool:
+        """Whether the incident is to be a summary, by what was on the volume at the last look. Never blocks."""
+        return self._throttle(incident) is not None
 
     def begin(self, work: Work) -> None:
         """From now on there is an incident."""
+        self._throttled = self._throttle(work.incident)
         self._work = work
+        if self._throttled is not None:
+            said = f"{self._throttled.limit} in full within the hour, this is summary {self._throttled.count} since"
+            work.note("throttled", said)
+            self._log("throttled", work.incident.id, limit=self._throttled.limit, count=self._throttled.count)
+
+    def _throttle(self, incident: Incident) -> Throttled | None:
+        limit = self._store.full_per_hour
+        if limit is None or self._survey is None:
+            return None
+        try:
+            wall = wall_of(incident.id)
+        except ValueError:  # the store will refuse it, and say so
+            return None
+        earlier = [one for one in self._survey.earlier if one.id != incident.id]
+        return throttled(incident.reason, wall, earlier, limit)
 
     def step(self) -> None:
         """Do what can be done now. Never blocks."""
@@ -69,7 +107,8 @@ class Volume:
             if self._work is not None:
                 self._next_task(self._work, time.monotonic())
             elif now >= self._survey_at:
-                self._writer.submit(lambda: self._store.survey(lambda: self._work is not None), self._surveyed)
+                look = self._store.tidy if self._tidies else self._store.survey
+                self._writer.submit(lambda: look(lambda: self._work is not None), self._surveyed)
 
     def wake_at(self) -> float:
         """When `step` is due without anything having changed; monotonic seconds, may be infinite."""
@@ -92,17 +131,21 @@ class Volume:
     # -- standing by --------------------------------------------------------------------------------------------------
 
     def _surveyed(self, result: Any) -> None:
+        now = time.monotonic()
         if isinstance(result, Survey):
+            self._survey = result
             self._stand_by(result)
-            again = bool(result.held)
         elif isinstance(result, BaseException):
             self._stand_by(None)
-            self._lost("dump folder", result)
-            again = True
+            self._lost("retention" if self._tidies else "dump folder", result)
+        if isinstance(result, Survey) and not result.held:
+            self._survey_at = now + _TIDY_EVERY if self._tidies else now
+            self._tidies = True
+        elif self._tidies and isinstance(result, BaseException):
+            self._survey_at = now + _TIDY_EVERY  # what could not be removed then can hardly be removed now
         else:
-            again = False  # an incident came first
-        self._survey_at = time.monotonic() + self._survey_pause if again else math.inf
-        self._survey_pause = min(2 * self._survey_pause, _SURVEY_AGAIN[1])
+            self._survey_at = now + self._survey_pause
+            self._survey_pause = min(2 * self._survey_pause, _SURVEY_AGAIN[1])
 
     def _stand_by(self, survey: Survey | None) -> None:
         """Say that we are ready; and again when there is more to say."""
@@ -126,13 +169,18 @@ class Volume:
         if not work.opened:
             opening = self._encoded(work)
             self._writer.submit(lambda: self._store.open(work.incident.id, opening), self._opened)
+        elif not (work.frozen or self._made_room or work.captured or work.sealing or work.leaving):
+            self._make_room()
         elif not work.captured and now < work.quiet_until:
             return
         elif batch := work.evidence.batch(rendering=work.captured):
-            self._writer.submit(lambda: write_items(batch, self._store.write_artifact), self._stored)
+            self._write(work, batch)
         elif work.sealing and work.captured and not self._synced:
             paths = work.evidence.paths()
             self._writer.submit(lambda: self._store.sync(paths), self._on_synced)
+        elif work.sealing and work.captured and self._signature is None:
+            artifacts, engine, read = work.evidence.artifacts(), work.incident.engine, self._store.read_artifact
+            self._writer.submit(lambda: fingerprint_of(artifacts, engine, read), self._fingerprinted)
         elif work.sealing and work.captured:
             final = self._encoded(work, sealed=True)
             self._writer.submit(lambda: self._store.seal(final), self._sealed)
@@ -143,6 +191,19 @@ class Volume:
             self._writer.submit(lambda: self._store.write_record(data, durable), self._recorded)
         elif work.leaving and work.captured:
             self.exit_status = 0
+
+    def _write(self, work: Work, batch: list[Item]) -> None:
+        """The small before the large, and between the two what makes room."""
+        small = [item for item in batch if item.weight <= SMALL]
+        if small or self._made_room or work.leaving:
+            some = small or batch
+            self._writer.submit(lambda: write_items(some, self._store.write_artifact), self._stored)
+        else:
+            self._make_room()
+
+    def _make_room(self) -> None:
+        self._made_room = True
+        self._writer.submit(self._store.make_room, self._on_room)
 
     def _watch(self, work: Work, now: float) -> None:
         """Give up on a volume that refuses for too long, and say so of one that does not answer."""
@@ -158,7 +219,17 @@ class Volume:
 
     def _encoded(self, work: Work, sealed: bool = False) -> bytes:
         artifacts = work.evidence.artifacts()
-        return encode(build(work.incident, artifacts, work.own, self._earlier, work.notes, sealed))
+        record = build(
+            work.incident,
+            artifacts,
+            work.own,
+            self._earlier,
+            work.notes,
+            sealed,
+            self._signature or "",
+            self._throttled,
+        )
+        return encode(record)
 
     def _lost(self, what: str, error: BaseException) -> None:
         """Say, once for each thing and reason, that something could not be written."""
@@ -223,6 +294,20 @@ class Volume:
             for path, error in result:
                 self._work.evidence.vanished(path, _reason(error))
                 self._lost(path, error)
+
+    def _on_room(self, result: Any) -> None:
+        if isinstance(result, BaseException):
+            self._lost("retention", result)
+
+    def _fingerprinted(self, result: Any) -> None:
+        """A signature without a fingerprint is better than none."""
+        if self._work is None:
+            return
+        incident = self._work.incident
+        causes = [failure.cause.value for failure in in_order(incident)]
+        causes += [incident.verdict.liveness.value] if incident.verdict else []
+        cause = causes[0] if causes else ""
+        self._signature = signature(incident.reason.value, cause, result if isinstance(result, str) else "")
 
     def _sealed(self, result: Any) -> None:
         if isinstance(result, BaseException):

@@ -17,9 +17,9 @@ class Work:
 
     Until `quiet_until`, or until all is captured, only the opening record is written: the engine stands still
     meanwhile, and two threads share one interpreter. `wanted` are the captures that the guard has asked of this
-    recorder; one that takes over late is asked for none. `sealing`: the guard has said its last word. `leaving`: the
-    guard is lost. `dirty`: the record on the volume is not what is known. `own` are the recorder's own steps in the
-    timeline.
+    recorder; one that takes over late is asked for none. `twice`: two snapshots, to see what moves. `sealing`: the
+    guard has said its last word. `leaving`: the guard is lost. `dirty`: the record on the volume is not what is known.
+    `own` are the recorder's own steps in the timeline.
     """
 
     incident: Incident
@@ -31,6 +31,7 @@ class Work:
     quiet_until: float
     captures: Captures | None = None
     evidence: Evidence = field(default_factory=Evidence)
+    twice: bool = False
     own: list[TimelineEntry] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     opened: bool = False

@@ -60,6 +60,11 @@ COUNTERS: Mapping[str, Counter] = {
     "terminations": Counter(
         ("outcome",), "Terminations of the engine, by how they ended.", tuple((o.value,) for o in Outcome)
     ),
+    "liveness_failures": Counter(
+        ("probe",),
+        "Times that the engine was found stuck or dead, by what found it.",
+        (("http",), ("progress",), ("prestop",)),
+    ),
     "reap_timeouts": Counter((), "Terminations after which a process was still there at the limit.", ((),)),
     "records_lost": Counter(("what",), "Evidence or records that could not be written, by what was lost."),
     "process_restarts": Counter(
@@ -89,7 +94,13 @@ GAUGES: Mapping[str, str] = {
 
 
 # What a collector makes where that is not one artifact of its own name. One that is missing here starts at its first.
-KINDS: Mapping[str, tuple[str, ...]] = {"pyspy": ("pyspy_json", "pyspy_text")}
+KINDS: Mapping[str, tuple[str, ...]] = {
+    "process": ("process", "process2"),
+    "pyspy": ("pyspy_json", "pyspy_text", "pyspy2_json", "pyspy2_text"),
+    "metrics": ("engine_metrics",),
+    "pyspy_native": ("pyspy_native_json", "pyspy_native_text"),
+    "crash_folder": ("crash_file",),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +127,7 @@ class _Set:
 EVENTS: Mapping[str, tuple[_Count | _Observe | _Set, ...]] = {
     "rank_death": (_Count("rank_deaths", ("cause",)), _Count("rank_deaths_by_rank", ("role", "rank"))),
     "incident": (_Count("incidents", ("reason",)), _Set("last_incident_timestamp_seconds", "wall")),
+    "liveness_failure": (_Count("liveness_failures", ("probe",)),),
     "captured": (
         _Count("captures", ("kind", "status")),
         _Observe("capture_seconds", "seconds", ("kind",), unless=("status", ArtifactStatus.SKIPPED.value)),

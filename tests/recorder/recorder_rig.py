@@ -39,7 +39,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ID = "20261120T235959.123Z-rankdied-tp3"
 START = (
     "import sys; sys.path.insert(0, sys.argv[1]);"
-    " from sidecar.recorder.__main__ import main; main(int(sys.argv[2]), int(sys.argv[3]))"
+    " from sidecar.recorder.__main__ import main; main(*map(int, sys.argv[2:]))"
 )
 RANK = """
 import sys, threading
@@ -139,16 +139,27 @@ def incident(
 class Rig:
     """One recorder and the guard's end of its channel."""
 
-    def __init__(self, dump_dir: Path, python: str = sys.executable, **settings: Any) -> None:
+    def __init__(self, dump_dir: Path, python: str = sys.executable, history_fd: int = -1, **settings: Any) -> None:
         self.dump_dir = dump_dir
         ours, theirs = Channel.pair()
         self.channel = ours
-        launch = Launch(settings=Settings(dump_dir=str(dump_dir), **settings), python=python)
+        settings.setdefault("dump_max_age", None)  # the incidents' ids are of one day for ever
+        launch = Launch(settings=Settings(dump_dir=str(dump_dir), **settings), python=python, package_root=str(ROOT))
         launch_fd = launch_to_fd(launch)
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", START, str(ROOT), str(theirs.fileno()), str(launch_fd)],
-                pass_fds=(theirs.fileno(), launch_fd),
+                [
+                    sys.executable,
+                    "-I",
+                    "-S",
+                    "-c",
+                    START,
+                    str(ROOT),
+                    str(theirs.fileno()),
+                    str(launch_fd),
+                    str(history_fd),
+                ],
+                pass_fds=(theirs.fileno(), launch_fd, *((history_fd,) if history_fd >= 0 else ())),
                 stderr=subprocess.PIPE,
             )
         finally:
@@ -176,7 +187,13 @@ class Rig:
         return messages
 
     def begin(
-        self, what: Incident, ranks: list[RankProcess], frozen: bool = True, seconds: float = 3.0, resume: bool = False
+        self,
+        what: Incident,
+        ranks: list[RankProcess],
+        frozen: bool = True,
+        seconds: float = 3.0,
+        resume: bool = False,
+        twice: bool = False,
     ) -> None:
         assert self.channel.send(
             {
@@ -186,6 +203,7 @@ class Rig:
                 "frozen": frozen,
                 "resume": resume,
                 "seconds": seconds,
+                "twice": twice,
             }
         )
 

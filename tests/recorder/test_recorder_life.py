@@ -247,7 +247,7 @@ def test_a_recorder_that_hangs_on_to_the_lock_does_not_stop_the_next(start: Star
     assert rig.record()["sealed"] is True
 
 
-def test_retention_removes_the_oldest_and_never_the_one_just_sealed(start: Start, tmp_path: Path) -> None:
+def test_retention_removes_repeats_first_and_never_the_one_just_sealed(start: Start, tmp_path: Path) -> None:
     names = [f"2026112{n}T000000.000Z-rankdied-tp0" for n in range(4)]
     for name in names:
         rig = start(dump_max_incidents=2)
@@ -256,7 +256,7 @@ def test_retention_removes_the_oldest_and_never_the_one_just_sealed(start: Start
         rig.until("opened")
         rig.seal(what)
     kept = sorted(path.name for path in (tmp_path / "dumps").iterdir() if path.is_dir())
-    assert kept == names[-2:]
+    assert kept == [names[0], names[-1]]
     rig = start(dump_max_incidents=1)
     what = incident(captures=(), id="20200101T000000.000Z-manual")
     rig.begin(what, [])

@@ -3,30 +3,79 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
 
-from sidecar.recorder.capture import process, pyspy
+from sidecar.recorder.capture import (
+    crash_folder,
+    cuda_coredump,
+    flight_recorder,
+    metrics,
+    nccl_ras,
+    nvml,
+    process,
+    pyspy,
+    pyspy_native,
+)
 from sidecar.recorder.capture.base import Collector
+
+
+class Per(StrEnum):
+    """Whom a collector runs for."""
+
+    PROCESS = "process"  # every process of the engine
+    RANK = "rank"  # every rank, and not what merely belongs to the engine
+    ENGINE = "engine"  # once
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """`kinds`: what it makes, by the ending of the file. `ranks_only`: not for what merely belongs to the engine."""
+    """`kinds`: what it makes, by the ending of the file; "*" stands for any other ending.
+
+    `running`: it needs processes that run, and is skipped where they are frozen. `holds`: it stops its target or has
+    ptrace on it, so only one such works on a process at a time. `second_of`: it repeats the collector named, where two
+    snapshots are wanted, and is not asked for by name. `after`: not before these second snapshots, since it disturbs
+    its target. `most`: bytes that its child may write to the volume by itself, 0 for one that writes nothing there,
+    `COREDUMP` for the setting of that name; it waits until the incident has its folder.
+    """
 
     name: str
     collect: Collector
     kinds: dict[str, str]
-    ranks_only: bool
+    per: Per = Per.RANK
+    running: bool = False
+    holds: bool = False
+    second_of: str = ""
+    after: bool = False
+    most: int = 0
 
+
+COREDUMP = -1
 
 # Cheapest first: in this order they begin.
 TABLE = (
-    Entry("process", process.collect, {"json": process.KIND}, ranks_only=False),
-    Entry("pyspy", pyspy.collect, {"json": pyspy.JSON_KIND, "txt": pyspy.TEXT_KIND}, ranks_only=True),
-)
+    Entry("process", process.collect, {"json": process.KIND}, Per.PROCESS),
+    Entry("pyspy", pyspy.collect, pyspy.FIRST.kinds, holds=True),
+    Entry("metrics", metrics.collect, {"jsonl": metrics.KIND}, Per.ENGINE),
+    Entry("nccl_ras", nccl_ras.collect, {"txt": nccl_ras.KIND}, Per.ENGINE, running=True),
+    Entry(
+        "flight_recorder", flight_recorder.collect, {"pickle": flight_recorder.KIND},
+        running=True, most=flight_recorder.MOST,
+    ),
+    Entry("nvml", nvml.collect, {"json": nvml.KIND}, Per.ENGINE),
+    Entry("process2", process.collect_again, {"json": process.SECOND_KIND}, second_of="process"),
+    Entry("pyspy2", pyspy.collect_again, pyspy.SECOND.kinds, holds=True, second_of="pyspy"),
+    Entry("pyspy_native", pyspy_native.collect, pyspy.NATIVE.kinds, running=True, holds=True, after=True),
+    Entry(
+        "cuda_coredump", cuda_coredump.collect, {"core": cuda_coredump.KIND},
+        running=True, holds=True, after=True, most=COREDUMP,
+    ),
+    Entry("crash_folder", crash_folder.collect, {"*": crash_folder.KIND}, Per.ENGINE, most=crash_folder.MOST),
+)  # fmt: skip
 
 
 def kind_of(path: str) -> str:
     """The kind of the artifact in a file `<collector>/<label>.<ending>`, "" where no collector makes such."""
     folder, _, name = path.partition("/")
+    ending = name.rpartition(".")[2]
     kinds = next((entry.kinds for entry in TABLE if entry.name == folder), {})
-    return kinds.get(name.rpartition(".")[2], "")
+    return "" if ending == "partial" else kinds.get(ending) or kinds.get("*", "")

@@ -15,6 +15,7 @@ from sidecar.system.proc import Proc
 
 MIB = 1 << 20
 GONE = "the process is gone"
+NEEDS_RUNNING = "needs a running process"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,18 +32,34 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What holds for all targets. `frozen`: the guard has stopped them. `pyspy`: the program, "" if there is none."""
+    """What holds for all targets. `frozen`: the guard has stopped them. `pyspy`: the program, "" if there is none.
+
+    `python` and `package_root` start a program of our own (`program`). `folder` is the incident's folder, an absolute
+    path, "" until it is on the volume; `room` is how many bytes this collector may write there by itself, and
+    `coredump_max_bytes` how many one coredump may have. `history_fd` holds the engine's last metrics, -1 where nobody
+    keeps them. `targets` is everybody, for a collector that runs once for all. `lethal`: the engine is killed when the
+    captures are done, so a collector may do what could end it.
+    """
 
     proc: Proc
     frozen: bool
     pyspy: str
+    python: str = ""
+    package_root: str = ""
+    folder: str = ""
+    room: int = 0
+    coredump_max_bytes: int = 0
+    history_fd: int = -1
+    lethal: bool = False
+    targets: tuple[Target, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
     """One artifact to be. `file` is relative to the incident's folder.
 
-    With `render`, the file holds render(data), which is made only when nothing is being captured any more.
+    With `render`, the file holds render(data), which is made only when nothing is being captured any more. With
+    `written`, its child has put the file there already: (bytes, sha256), the latter "" where it was not computed.
     """
 
     kind: str
@@ -51,6 +68,7 @@ class Piece:
     data: bytes = b""
     detail: str = ""
     render: Callable[[bytes], bytes] | None = None
+    written: tuple[int, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +107,20 @@ class Attempt:
 
 
 Collector = Callable[[Target, Scene, float], Attempt | tuple[Piece, ...]]
+
+
+_BOOT = (
+    "import sys; sys.path.insert(0, sys.argv[1]); from importlib import import_module;"
+    " import_module(sys.argv[2]).main(*sys.argv[3:])"
+)
+
+
+def program(scene: Scene, module: str, *arguments: str) -> tuple[str, ...]:
+    """The command line of a program of ours: `main(*arguments)` of the module named, in a fresh interpreter.
+
+    -I keeps the environment's and the working folder's Python files out. For collectors that must import something.
+    """
+    return (scene.python, "-I", "-c", _BOOT, scene.package_root, module, *arguments)
 
 
 def over_limit(ended: Ended) -> str:

@@ -8,6 +8,9 @@ are masked like command lines.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Container
+
 from sidecar.masking import is_secret_name, mask_text
 
 _PREFIXES = ("NCCL_", "TORCH_NCCL_", "GLOO_", "NVSHMEM_", "UCX_", "CUDA_COREDUMP_")
@@ -40,6 +43,16 @@ def shown(environ: bytes) -> dict[str, str]:
         name, _, value = entry.decode("utf-8", "backslashreplace").partition("=")
         if may_be_shown(name):
             found[name] = mask_text(value[:_LONGEST])
+    return found
+
+
+def variables(environ: bytes, names: Container[str]) -> dict[str, str]:
+    """The variables named, as the process has them: to be used, and not to be shown. The first of a name counts."""
+    found: dict[str, str] = {}
+    for entry in environ.split(b"\0"):
+        name, _, value = os.fsdecode(entry).partition("=")
+        if name in names:
+            found.setdefault(name, value)
     return found
 
 

@@ -22,6 +22,7 @@ from sidecar.recorder.capture.environment import shown
 from sidecar.system.proc import Stat, parse_stat
 
 KIND = "process"
+SECOND_KIND = "process2"
 _LIMIT = 2.0
 _MOST_THREADS = 4096
 _MOST_DESCRIPTORS = 65536
@@ -31,35 +32,46 @@ _EXIT_ENDED = 4
 
 def collect(target: Target, scene: Scene, left: float) -> Attempt | tuple[Piece, ...]:
     """The state of one process as JSON: `process/<label>.json`. A zombie and a process that is gone are skipped."""
+    return _collect(KIND, target, scene, left)
+
+
+def collect_again(target: Target, scene: Scene, left: float) -> Attempt | tuple[Piece, ...]:
+    """The same some seconds later, to see what has moved meanwhile: `process2/<label>.json`."""
+    return _collect(SECOND_KIND, target, scene, left)
+
+
+def _collect(kind: str, target: Target, scene: Scene, left: float) -> Attempt | tuple[Piece, ...]:
     stat = scene.proc.stat(target.identity.pid)
     if stat is None or stat.identity != target.identity or stat.zombie:
-        return (Piece(KIND, ArtifactStatus.SKIPPED, detail=GONE),)
+        return (Piece(kind, ArtifactStatus.SKIPPED, detail=GONE),)
     root = scene.proc.root
     return Attempt(
-        work=lambda fd: _write(fd, root, target), judge=lambda ended: _judge(target, ended), limit=min(_LIMIT, left)
+        work=lambda fd: _write(fd, root, target),
+        judge=lambda ended: _judge(kind, target, ended),
+        limit=min(_LIMIT, left),
     )
 
 
-def _judge(target: Target, ended: Ended) -> tuple[Piece, ...]:
-    file = f"process/{target.label}.json"
+def _judge(kind: str, target: Target, ended: Ended) -> tuple[Piece, ...]:
+    file = f"{kind}/{target.label}.json"
     if ended.failure:
-        return (Piece(KIND, ArtifactStatus.FAILED, detail=ended.failure),)
+        return (Piece(kind, ArtifactStatus.FAILED, detail=ended.failure),)
     if ended.exit_code == 0:
-        return (Piece(KIND, ArtifactStatus.CAPTURED, file, ended.out),)
+        return (Piece(kind, ArtifactStatus.CAPTURED, file, ended.out),)
     if ended.exit_code == _EXIT_GONE:
-        return (Piece(KIND, ArtifactStatus.SKIPPED, detail=GONE),)
+        return (Piece(kind, ArtifactStatus.SKIPPED, detail=GONE),)
     if ended.exit_code == _EXIT_ENDED:
-        return (Piece(KIND, ArtifactStatus.PARTIAL, file, ended.out, "the process ended while it was read"),)
+        return (Piece(kind, ArtifactStatus.PARTIAL, file, ended.out, "the process ended while it was read"),)
     whole = ended.out[: ended.out.rfind(b",\n") + 2]
     why = (
         over_limit(ended) if ended.wait_status is None else f"the reader ended with wait status {ended.wait_status:#x}"
     )
     if not whole:
         status = ArtifactStatus.TIMED_OUT if ended.wait_status is None else ArtifactStatus.FAILED
-        return (Piece(KIND, status, detail=why),)
+        return (Piece(kind, status, detail=why),)
     read = whole.count(b",\n") - 1  # the first is the header
     reading = f" while reading {_SECTIONS[read][0]}" if read < len(_SECTIONS) else ""
-    return (Piece(KIND, ArtifactStatus.PARTIAL, file, whole + b'"complete": false}\n', why + reading),)
+    return (Piece(kind, ArtifactStatus.PARTIAL, file, whole + b'"complete": false}\n', why + reading),)
 
 
 def _write(fd: int, root: str, target: Target) -> None:

@@ -8,62 +8,102 @@ while attaching can leave its target stopped: hence `pauses`.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 from sidecar.model import ArtifactStatus
 from sidecar.recorder.capture.base import GONE, Attempt, Ended, Piece, Scene, Target, over_limit
 
-JSON_KIND = "pyspy_json"
-TEXT_KIND = "pyspy_text"
 _LIMIT = 10.0
 _PAUSING_SHARE = 0.6  # of the time that is left; the rest is for the other way
 
 
+@dataclass(frozen=True, slots=True)
+class Series:
+    """Stacks of one sort: in `<folder>/<label>.json` and `.txt`, of the kinds `<folder>_json` and `<folder>_text`."""
+
+    folder: str
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        return {"json": f"{self.folder}_json", "txt": f"{self.folder}_text"}
+
+    def both(self, status: ArtifactStatus, detail: str) -> tuple[Piece, ...]:
+        kinds = self.kinds
+        return Piece(kinds["txt"], status, detail=detail), Piece(kinds["json"], status, detail=detail)
+
+
+FIRST = Series("pyspy")
+SECOND = Series("pyspy2")
+NATIVE = Series("pyspy_native")
+
+
 def collect(target: Target, scene: Scene, left: float) -> Attempt | tuple[Piece, ...]:
     """The stacks of all Python threads: `pyspy/<label>.json` and `pyspy/<label>.txt`."""
+    return _collect(FIRST, target, scene, left)
+
+
+def collect_again(target: Target, scene: Scene, left: float) -> Attempt | tuple[Piece, ...]:
+    """The same some seconds later, to see what has moved meanwhile: `pyspy2/<label>.json` and `.txt`."""
+    return _collect(SECOND, target, scene, left)
+
+
+def _collect(series: Series, target: Target, scene: Scene, left: float) -> Attempt | tuple[Piece, ...]:
+    obstacle = obstacle_of(series, target, scene)
+    if obstacle:
+        return obstacle
     stat = scene.proc.stat(target.identity.pid)
-    if stat is None or stat.identity != target.identity or stat.zombie:
-        return _both(ArtifactStatus.SKIPPED, GONE)
-    if stat.exiting:
-        return _both(ArtifactStatus.SKIPPED, f"{GONE}: the kernel is taking it apart")
-    if not scene.pyspy:
-        return _both(ArtifactStatus.FAILED, "py-spy is neither beside our Python nor on the PATH")
-    if scene.frozen or stat.state in ("T", "t"):
-        return _attempt(target, scene, min(_LIMIT, left), "")
+    if scene.frozen or (stat is not None and stat.state in ("T", "t")):
+        return _attempt(series, target, scene, min(_LIMIT, left), "")
     return Attempt(
         work=(scene.pyspy, "dump", "--json", "--pid", str(target.identity.pid)),
-        judge=lambda ended: _judge_pausing(target, scene, left, ended),
+        judge=lambda ended: _judge_pausing(series, target, scene, left, ended),
         limit=min(_LIMIT, left * _PAUSING_SHARE),
         pauses=True,
     )
 
 
-def _attempt(target: Target, scene: Scene, limit: float, unpaused: str) -> Attempt:
+def obstacle_of(series: Series, target: Target, scene: Scene) -> tuple[Piece, ...]:
+    """Why no stacks can be read at all, as pieces; () where nothing is in the way."""
+    stat = scene.proc.stat(target.identity.pid)
+    if stat is None or stat.identity != target.identity or stat.zombie:
+        return series.both(ArtifactStatus.SKIPPED, GONE)
+    if stat.exiting:
+        return series.both(ArtifactStatus.SKIPPED, f"{GONE}: the kernel is taking it apart")
+    if not scene.pyspy:
+        return series.both(ArtifactStatus.FAILED, "py-spy is neither beside our Python nor on the PATH")
+    return ()
+
+
+def _attempt(series: Series, target: Target, scene: Scene, limit: float, unpaused: str) -> Attempt:
     """The way that needs no pause. `unpaused` says why a running process is read like this."""
     return Attempt(
         work=(scene.pyspy, "dump", "--json", "--nonblocking", "--pid", str(target.identity.pid)),
-        judge=lambda ended: _judge(target, scene, unpaused, ended),
+        judge=lambda ended: judge(series, target, scene, unpaused, ended),
         limit=limit,
         pauses=bool(unpaused),  # it does not, but the way tried before this one may have left the target stopped
     )
 
 
-def _judge_pausing(target: Target, scene: Scene, left: float, ended: Ended) -> Attempt | tuple[Piece, ...]:
+def _judge_pausing(
+    series: Series, target: Target, scene: Scene, left: float, ended: Ended
+) -> Attempt | tuple[Piece, ...]:
     if _is_whole(ended) or ended.failure or ended.cut or (ended.wait_status is None and not ended.seconds):
-        return _judge(target, scene, "", ended)
+        return judge(series, target, scene, "", ended)
     left = min(_LIMIT, left - ended.seconds)
-    return _attempt(target, scene, left, f"taken without pausing the process: {_why(ended)}")
+    return _attempt(series, target, scene, left, f"taken without pausing the process: {_why(ended)}")
 
 
-def _judge(target: Target, scene: Scene, unpaused: str, ended: Ended) -> tuple[Piece, ...]:
+def judge(series: Series, target: Target, scene: Scene, unpaused: str, ended: Ended) -> tuple[Piece, ...]:
+    """The pieces that a py-spy left which has ended. `unpaused`: see `_attempt`."""
     stat = scene.proc.stat(target.identity.pid)
     there = stat is not None and stat.identity == target.identity and not stat.zombie
     if not _is_whole(ended):
         if not there:
-            return _both(ArtifactStatus.SKIPPED, GONE)
-        return _both(ArtifactStatus.TIMED_OUT if _hung(ended) else ArtifactStatus.FAILED, _why(ended))
+            return series.both(ArtifactStatus.SKIPPED, GONE)
+        return series.both(ArtifactStatus.TIMED_OUT if _hung(ended) else ArtifactStatus.FAILED, _why(ended))
     if stat is not None and stat.identity != target.identity:
-        return _both(ArtifactStatus.SKIPPED, GONE)  # these are the stacks of whoever has the pid now
+        return series.both(ArtifactStatus.SKIPPED, GONE)  # these are the stacks of whoever has the pid now
     detail = unpaused if there else "the process ended while its stacks were read"
     status = ArtifactStatus.PARTIAL if detail else ArtifactStatus.CAPTURED
     how = "frozen" if scene.frozen else "not paused" if unpaused else "paused by py-spy"
@@ -72,13 +112,9 @@ def _judge(target: Target, scene: Scene, unpaused: str, ended: Ended) -> tuple[P
         return text(data, target, how)
 
     return (
-        Piece(TEXT_KIND, status, f"pyspy/{target.label}.txt", ended.out, detail, render),
-        Piece(JSON_KIND, status, f"pyspy/{target.label}.json", ended.out, detail),
+        Piece(series.kinds["txt"], status, f"{series.folder}/{target.label}.txt", ended.out, detail, render),
+        Piece(series.kinds["json"], status, f"{series.folder}/{target.label}.json", ended.out, detail),
     )
-
-
-def _both(status: ArtifactStatus, detail: str) -> tuple[Piece, ...]:
-    return Piece(TEXT_KIND, status, detail=detail), Piece(JSON_KIND, status, detail=detail)
 
 
 def _is_whole(ended: Ended) -> bool:
