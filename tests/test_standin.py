@@ -212,7 +212,8 @@ def test_shared_memory_is_mapped_by_the_ranks_and_left_by_a_kill() -> None:
         ("sglang", "TP0", "forward", ["flash_attn_with_kvcache", "run_batch", "event_loop_overlap"]),
         ("vllm", "TP0", "idle", ["acquire_read", "dequeue", "worker_busy_loop"]),
         ("vllm", "TP1", "forward", ["all_reduce", "execute_model", "worker_busy_loop"]),
-        ("vllm", "engine_core", "forward", ["get_response", "collective_rpc", "step", "run_busy_loop"]),
+        ("vllm", "engine_core", "idle", ["wait", "get", "_process_input_queue", "run_busy_loop"]),
+        ("vllm", "engine_core", "forward", ["acquire_read", "get_response", "collective_rpc", "step", "run_busy_loop"]),
     ],
 )
 def test_stacks(engine_name: str, label: str, work: str, frames: list[str]) -> None:
@@ -271,7 +272,7 @@ def test_sglang_kills_everything_and_itself() -> None:
 @pytest.mark.parametrize("reap", [True, False])
 def test_a_server_that_stays_answers_200_for_ever(reap: bool) -> None:
     """A dead rank changes nothing: /health says 200, the others live; the dead one is collected, or stays a zombie."""
-    with StandIn(tp=2, health_port=0, reap=reap) as engine:
+    with StandIn(tp=2, health_port=0, plain_health=True, reap=reap) as engine:
         engine.wait_ready()
         victim = engine.find("TP1")
         engine.kill("TP1")

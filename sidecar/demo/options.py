@@ -36,6 +36,10 @@ class Options:
     threads: int = 2
     shm: bool = False
     health_port: int | None = None
+    metrics: bool = True
+    plain_health: bool = False
+    health_seconds: float = 0.05
+    health_limit: float = 20.0
     work: str = "idle"
     waiting: tuple[str, ...] = ()
 
@@ -113,11 +117,16 @@ def parse(arguments: list[str]) -> Options:
     flag("--title-when", "when the ranks get their titles (fifo: at each line 'title')",
          choices=("now", "fifo", "never"))  # fmt: skip
     flag("--control", "a FIFO to read commands from: start, title [LABEL], work idle|forward [LABEL],"
-         " exit LABEL STATUS, leader-exit LABEL")  # fmt: skip
+         " work serve|prefill|spin|hang|compile [LABEL] [running=N] [waiting=N] [endless=1], exit LABEL STATUS,"
+         " leader-exit LABEL, declare-dead, close-port")  # fmt: skip
     flag("--memory-mib", "touched private memory of each rank, in MiB")
     flag("--threads", "threads of each rank beside its main thread")
     flag("--shm", "shared memory and a semaphore in /dev/shm, mapped by every rank")
-    parser.add_argument("--health-port", type=int, help="answer 200 on /health at this port of loopback (0: any)")
+    parser.add_argument("--health-port", type=int, help="serve HTTP as the engine does on this loopback port (0: any)")
+    flag("--metrics", "serve /metrics (SGLang: with --enable-metrics in its command line)")
+    flag("--plain-health", "SGLang's /health of old: 200 whatever the ranks do; /health_generate still needs them")
+    flag("--health-seconds", "what SGLang's health check takes when all is well (the real one: 1)")
+    flag("--health-limit", "after how many seconds without an answer of the ranks SGLang's health check says 503")
     flag("--work", "where the ranks' stacks stand", choices=("idle", "forward"))
     parser.add_argument(
         "--waiting", default="", help="labels, comma-separated: these stand in an all-reduce in the forward"

@@ -2,7 +2,8 @@
 
 An order is one byte in a pipe of the process's own. A process waits for it with a bare `os.read` in the function that a
 real engine would wait in, so that function is the innermost frame of its stack. It holds the writing end too, and so
-waits on when the server is dead, as real ranks do.
+waits on when the server is dead, as real ranks do. Where a real rank is busy, the function polls the pipe meanwhile,
+in one C expression, so that the stack is the same at any time.
 """
 
 from __future__ import annotations
@@ -14,15 +15,24 @@ import os
 import select
 import signal
 import threading
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from itertools import chain, repeat
 from multiprocessing.context import get_spawning_popen
 from typing import Any, NoReturn
 
 from sidecar.demo.layout import Place
 from sidecar.demo.options import Options
 
-TITLE, IDLE, FORWARD, QUIT, EXIT, LEADER_EXIT = b"t", b"i", b"f", b"q", b"x", b"l"
-
+TITLE, QUIT, EXIT, LEADER_EXIT, PING = b"t", b"q", b"x", b"l", b"h"
+IDLE, FORWARD, STEP, REDUCE, SPIN, BLOCK, COMPILE = b"i", b"f", b"s", b"r", b"p", b"b", b"c"
+STEP_DONE = b""  # what a forward pass returns that nobody interrupted
+_WORK = {
+    IDLE: "idle", FORWARD: "forward", STEP: "step", REDUCE: "all_reduce", SPIN: "synchronize", BLOCK: "blocked",
+    COMPILE: "compile",
+}  # fmt: skip
+_POLLS, _PAUSE = 1000, 15  # what a step takes: that many polls, some ms of CPU time, and that many ms of waiting
+_NICE = 5  # those who burn CPU are a nuisance to others here
 
 SEAT_VARIABLE = "STANDIN_SEAT"
 
@@ -51,6 +61,7 @@ class Seat:
     shm: str = ""
     work: str = "idle"
     _step: int = 0
+    _nice: bool = False
     _held: list[Any] = field(default_factory=list)
 
     def to_data(self) -> tuple[dict[str, Any], list[int]]:
@@ -95,8 +106,22 @@ class Seat:
 
     @property
     def waits(self) -> bool:
-        """Whether this rank is to stand in a collective during a forward pass."""
-        return self.place.label in self.options.waiting
+        """Whether this rank stands in a collective during its forward pass."""
+        return self.work == "all_reduce" or (self.work == "forward" and self.place.label in self.options.waiting)
+
+    def polls(self) -> Iterator[object]:
+        """For `any(...)`: true when there is an order; burns CPU until then, or for the length of a step."""
+        poll = select.poll()
+        poll.register(self.orders[0].fd, select.POLLIN)
+        if not self._nice:
+            self._nice = True
+            os.nice(_NICE)
+        return map(poll.poll, chain(repeat(0, _POLLS), (_PAUSE,)) if self.work == "step" else repeat(0))
+
+    def when_ordered(self, call: Callable[[bytes], object]) -> None:
+        """Give the next order to `call` in a thread: the caller waits in a place that a pipe cannot wake."""
+        fd = self.orders[0].fd
+        threading.Thread(target=lambda: call(os.read(fd, 1)), name="input_thread", daemon=True).start()
 
     def report(self, what: str, **more: Any) -> None:
         """Tell the server; one write below PIPE_BUF is whole among others'."""
@@ -121,10 +146,15 @@ class Seat:
         """Carry out the order that was read. Does not return from QUIT, EXIT and LEADER_EXIT."""
         if order == TITLE:
             self.take_title()
-        elif order == IDLE:
-            self.work = "idle"
-        elif order == FORWARD:
-            self.work = "forward"
+        elif order == STEP_DONE:
+            self.work = "all_reduce"  # until the others have come as far
+            self.report("stepped")
+        elif order == PING:
+            self.report("pong")
+        elif order in _WORK:
+            self.work = _WORK[order]
+            if order not in (STEP, COMPILE):  # those report when they have come to something
+                self.report("at")
         elif order == QUIT:
             os._exit(0)
         elif order == EXIT:
@@ -177,14 +207,24 @@ def die_with(pipe: int) -> None:
     With F_SETSIG the kernel sends a signal of our choice, not SIGIO (fcntl(2)). The owner belongs to the opening, so
     each process needs an opening of its own. No thread is spent, and no parent's death is taken for the end.
     """
-    fd = os.open(f"/proc/self/fd/{pipe}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    fd = opening(pipe)
+    own(fd, os.getpid())
+
+
+def opening(pipe: int) -> int:
+    """An opening of its own of this end of `pipe`, for `own`. A child that inherits it keeps it alive."""
+    return os.open(f"/proc/self/fd/{pipe}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def own(fd: int, pid: int) -> None:
+    """Have the kernel SIGKILL `pid`, ourselves or a child not yet waited for, when the last writer of `fd` is gone."""
     fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGKILL)
-    fcntl.fcntl(fd, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(fd, fcntl.F_SETOWN, pid)
     fcntl.fcntl(fd, fcntl.F_SETFL, os.O_ASYNC | os.O_NONBLOCK)
     poll = select.poll()
     poll.register(fd, 0)
     if poll.poll(0):  # closed before we were armed
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
 
 
 def end_main_thread() -> NoReturn:

@@ -10,16 +10,18 @@ import os
 import resource
 import selectors
 import signal
+import socket
 import subprocess
 import sys
-import threading
 import time
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from multiprocessing import resource_tracker
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from sidecar.demo.children import Children
+from sidecar.demo.engine import LISTEN_VARIABLE
 from sidecar.demo.layout import RANK_ROLES, layout
 from sidecar.demo.options import Options
 from sidecar.demo.seat import (
@@ -35,7 +37,11 @@ from sidecar.demo.seat import (
     die_with,
     stat_fields,
 )
+from sidecar.demo.traffic import Traffic
 from sidecar.system.subreaper import become_subreaper
+
+if TYPE_CHECKING:
+    from sidecar.demo.http_side import HttpSide
 
 LOOKALIKE = Path(__file__).resolve().parent / "lookalike"
 
@@ -60,7 +66,7 @@ class Server:
         self._spawned = self._ready = self._stopping = False
         self._react_at: float | None = None
         self._helpers: list[subprocess.Popen[bytes]] = []
-        self._port: int | None = None
+        self._http: HttpSide | None = None
         self._escaped: subprocess.Popen[bytes] | None = None
         self._segment: Any = None
         self._semaphore: Any = None
@@ -69,6 +75,7 @@ class Server:
         self.seats = [
             Seat(place, options, common or self._pipe(), self._reports, self.hold, shm) for place in layout(options)
         ]
+        self.traffic = Traffic(options, self.seats, self._settled)
         self._expected = len(self.seats) + (options.escape != "no")
         self._select = selectors.DefaultSelector()
         self._catch_stop()
@@ -79,8 +86,8 @@ class Server:
             self._start_helpers()
         if options.escape != "no":
             self._start_escaped()
-        if options.health_port is not None:
-            self._serve_health(options.health_port)
+        if LISTEN_VARIABLE in os.environ:
+            self._prepare_http(int(os.environ.pop(LISTEN_VARIABLE)))
 
     # Starting.
 
@@ -114,21 +121,11 @@ class Server:
             self._escaped = process
             self.children.adopt(process.pid)
 
-    def _serve_health(self, port: int) -> None:
-        from http.server import BaseHTTPRequestHandler, HTTPServer
+    def _prepare_http(self, fd: int) -> None:
+        from sidecar.demo.http_side import HttpSide
 
-        class Health(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self.send_response(200 if self.path == "/health" else 404)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, format: str, *args: object) -> None:
-                pass
-
-        http = HTTPServer(("127.0.0.1", port), Health)
-        self._port = http.server_port
-        threading.Thread(target=http.serve_forever, name="uvicorn", daemon=True).start()
+        os.set_inheritable(fd, False)  # or the port would stay open in the children when we are gone
+        self._http = HttpSide(socket.socket(fileno=fd), self.options, self.traffic)
 
     def _catch_stop(self) -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -152,9 +149,12 @@ class Server:
         for pid in self.children.pidfds:
             self._watch(pid)
         while True:
-            timeout = None if self._react_at is None else max(0.0, self._react_at - time.monotonic())
+            due = [at for at in (self._react_at, self.traffic.next) if at is not None]
+            timeout = max(0.0, min(due) - time.monotonic()) if due else None
             for key, _ in self._select.select(timeout):
                 key.data(key.fd)
+            if self.traffic.next is not None and time.monotonic() >= self.traffic.next:
+                self.traffic.step()
             if self._react_at is not None and time.monotonic() >= self._react_at:
                 self._react()
 
@@ -178,6 +178,8 @@ class Server:
                 self._known[report["pid"]] = report
                 if report["pid"] not in self._watched:
                     self._watch(report["pid"])
+            elif what != "titled":
+                self.traffic.reported(report["label"], what)
             else:
                 self._titled[report["pid"]] = last
         self._progress()
@@ -202,18 +204,25 @@ class Server:
                 assert helper.stdin is not None
                 helper.stdin.close()
                 helper.wait()
-            self._wait_for_sleep(5.0)
+            self._wait_for_sleep(5.0, self._known)
+            if self._http:
+                self._http.start()
             self._announce("ready")
 
-    def _wait_for_sleep(self, limit: float) -> None:
+    def _settled(self, work: str, resting: Sequence[Seat]) -> None:
+        labels = {seat.place.label for seat in resting}
+        self._wait_for_sleep(5.0, [pid for pid, process in self._known.items() if process["label"] in labels])
+        self._announce("working", work=work)
+
+    def _wait_for_sleep(self, limit: float, pids: Iterable[int]) -> None:
         """A process has reported just before it goes to wait: whoever hears of it is to find it where it waits."""
         deadline = time.monotonic() + limit
-        for pid in self._known:
+        for pid in pids:
             with suppress(FileNotFoundError, ProcessLookupError):
                 while stat_fields(pid)[0] in (b"R", b"D") and time.monotonic() < deadline:
                     time.sleep(0.0005)
 
-    def _announce(self, event: str) -> None:
+    def _announce(self, event: str, **more: str) -> None:
         me = os.getpid()
         tracker = getattr(resource_tracker._resource_tracker, "_pid", None)
         own = [(me, "server"), *((helper.pid, "helper") for helper in self._helpers if helper.returncode is None)]
@@ -230,7 +239,8 @@ class Server:
         processes = [process for process in processes if "start" in process] + known
         shm = [self._segment.name, "sem." + self._semaphore._semlock.name.lstrip("/")] if self._segment else []
         line = {
-            "event": event, "server": me, "port": self._port, "shm": shm, "processes": processes,
+            "event": event, **more, "server": me, "port": self._http.port if self._http else None, "shm": shm,
+            "processes": processes,
             "ranks": [process for process in processes if process["role"] in RANK_ROLES],
         }  # fmt: skip
         sys.stdout.write(json.dumps(line) + "\n")
@@ -244,11 +254,27 @@ class Server:
             if name == "title":
                 self._order(TITLE, words[:1])
             elif name == "work":
-                self._order({"idle": IDLE, "forward": FORWARD}[words[0]], words[1:])
+                self._work(words[0], words[1:])
+            elif name == "declare-dead":
+                self.traffic.dead = True
+            elif name == "close-port" and self._http:
+                self._http.close()
             elif name == "exit":
                 self._order(EXIT + bytes([int(words[1])]), words[:1])
             elif name == "leader-exit":
                 self._order(LEADER_EXIT, words[:1])
+
+    def _work(self, work: str, words: list[str]) -> None:
+        numbers = {name: int(value) for name, _, value in (word.partition("=") for word in words) if value}
+        labels = [word for word in words if "=" not in word]
+        if work in ("idle", "forward") and not (work == "idle" and not labels and not self.options.light):
+            for seat in self.seats:
+                if not labels or seat.place.label in labels:
+                    self.traffic.order(seat, {"idle": IDLE, "forward": FORWARD}[work])
+            self.traffic.began(work)
+        else:
+            endless = bool(numbers.get("endless"))
+            self.traffic.start(work, "".join(labels), numbers.get("running"), numbers.get("waiting"), endless)
 
     def _order(self, order: bytes, labels: list[str]) -> None:
         if order == TITLE:
@@ -270,6 +296,7 @@ class Server:
             self._react_at = self._react_at or time.monotonic() + self.options.reaction
 
     def _react(self) -> NoReturn:
+        self.traffic.dead = True
         if self.options.server_behaviour == "sglang":
             for pidfd in self._watched.values():
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)

@@ -185,8 +185,50 @@ class StandIn:
     # Acting.
 
     def tell(self, *words: str) -> None:
-        """Give the engine an order: `tell("title")`, `tell("work", "forward")`, `tell("exit", "TP1", "3")`."""
+        """Give the engine an order: `tell("title")`, `tell("work", "forward")`, `tell("exit", "TP1", "3")`.
+
+        `tell("declare-dead")`: /health of vLLM says 503 from now on. `tell("close-port")`: it listens no more.
+        """
         os.write(self._control, (" ".join(words) + "\n").encode())
+
+    def work(
+        self,
+        work: str,
+        label: str = "",
+        *,
+        running: int | None = None,
+        waiting: int | None = None,
+        endless: bool = False,
+        wait: bool = True,
+        timeout: float = 30.0,
+    ) -> None:
+        """Give the engine something to do. With `wait`, until every rank is in its place: not while one is stopped.
+
+        `running` and `waiting` are how many requests its metrics count; not given, they stay as they were, as in a step
+        that never ends. Raises as `wait_for`. `work` is one of
+
+        `idle`     no requests; every rank waits for some.
+        `serve`    requests run (2, if not said) and counters rise: some 25 light steps a second, in each of which a
+                   rank is in the attention, then in an all-reduce until all are. A rank that is stopped stops it all.
+                   A request ends every tenth step; with `endless` none does, so only what counts tokens at once rises.
+        `prefill`  every rank spins in a synchronize: one long kernel.
+        `spin`     the same, which is the point.
+        `hang`     the rank `label` (the first, if not said) waits for a lock, the others for it in an all-reduce.
+        `compile`  the rank `label` waits for a compiler, a process that burns CPU; the others in an all-reduce.
+        """
+        if self.options.light:
+            raise StandInError("light ranks share one pipe for their orders: they know only idle and forward")
+        if work == "serve" and running is None:
+            running = 2
+        numbers = {"running": running, "waiting": waiting, "endless": int(endless) or None}
+        given = [f"{name}={number}" for name, number in numbers.items() if number is not None]
+        self.tell("work", work, *filter(None, [label]), *given)
+        while wait and self.wait_for("working", timeout)["work"] != work:
+            pass
+
+    def url(self, path: str) -> str:
+        """The URL of a path of its HTTP server, which it has with the option `health_port` (0: any port)."""
+        return f"http://127.0.0.1:{self.port}{path}"
 
     def kill(self, label: str, signum: int = signal.SIGKILL) -> float:
         """Signal a process by its pidfd. Returns the monotonic time just before. Raises `KeyError`, `ProcessGone`."""

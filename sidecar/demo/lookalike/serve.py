@@ -2,7 +2,11 @@
 
 import os
 
-from sidecar.demo.seat import Seat
+from torch.cuda.streams import Event
+from torch.distributed.distributed_c10d import all_reduce, broadcast
+from triton.compiler.compiler import compile as compile_kernel
+
+from sidecar.demo.seat import STEP_DONE, Seat
 
 
 def main() -> None:
@@ -17,23 +21,35 @@ def serve(seat: Seat) -> None:
 
 
 def next_batch(seat: Seat) -> bytes:
-    return broadcast_object_list(seat)
-
-
-def broadcast_object_list(seat: Seat) -> bytes:
-    return os.read(seat.orders[0].fd, 1)
+    order: bytes = broadcast(seat)
+    return order
 
 
 def forward(seat: Seat) -> bytes:
-    return all_reduce(seat) if seat.waits else attention(seat)
-
-
-def all_reduce(seat: Seat) -> bytes:
-    return os.read(seat.orders[0].fd, 1)
+    if seat.work == "blocked":
+        return load_adapter(seat)
+    order: bytes
+    if seat.work == "synchronize":
+        order = Event(seat).synchronize()
+    elif seat.work == "compile":
+        order = compile_kernel(seat)
+    else:
+        order = all_reduce(seat) if seat.waits else attention(seat)
+    return order
 
 
 def attention(seat: Seat) -> bytes:
+    if seat.work == "step" and not any(seat.polls()):
+        return STEP_DONE
     return os.read(seat.orders[0].fd, 1)
+
+
+def load_adapter(seat: Seat) -> bytes:
+    from concurrent.futures import Future  # the real one, for its stack; seldom needed
+
+    loaded: Future[bytes] = Future()
+    seat.when_ordered(loaded.set_result)
+    return loaded.result()
 
 
 if __name__ == "__main__":

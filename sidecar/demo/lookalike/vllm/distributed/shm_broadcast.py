@@ -1,4 +1,4 @@
-"""The queue in shared memory on which an idle worker waits."""
+"""The queue in shared memory: an idle worker waits on one for orders, the engine core on another for answers."""
 
 import os
 

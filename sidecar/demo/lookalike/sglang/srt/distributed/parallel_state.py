@@ -1,12 +1,8 @@
-"""The collectives, in which a rank waits for the others."""
+"""The collective of a forward pass, in which a rank waits for the others."""
 
 import os
 
 from sidecar.demo.seat import Seat
-
-
-def broadcast(seat: Seat) -> bytes:
-    return os.read(seat.orders[0].fd, 1)
 
 
 def all_reduce(seat: Seat) -> bytes:

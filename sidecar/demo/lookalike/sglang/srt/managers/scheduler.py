@@ -1,8 +1,10 @@
 """One scheduler: a tensor parallel rank of SGLang."""
 
+from torch.cuda.streams import Event
+
 from sidecar.demo.seat import Seat
 
-from ..distributed.parallel_state import broadcast
+from ..utils.common import broadcast_pyobj
 from .tp_worker import TpModelWorker
 
 
@@ -18,11 +20,39 @@ class Scheduler:
 
     def event_loop_overlap(self) -> None:
         while True:
-            order = self.recv_requests() if self.seat.work == "idle" else self.run_batch()
+            if self.seat.work == "idle":
+                order = self.recv_requests()
+            elif self.seat.work == "blocked":
+                order = self.get_next_batch_to_run()
+            elif self.seat.work == "synchronize":
+                order = self.process_batch_result()
+            else:
+                order = self.run_batch()
             self.seat.obey(order)
 
     def recv_requests(self) -> bytes:
-        return broadcast(self.seat)
+        return broadcast_pyobj(self.seat)
+
+    def get_next_batch_to_run(self) -> bytes:
+        return self.get_new_batch_prefill()
+
+    def get_new_batch_prefill(self) -> bytes:
+        return self.move_ready_grammar_requests()
+
+    def move_ready_grammar_requests(self) -> bytes:
+        from concurrent.futures import Future  # the real one, for its stack; seldom needed
+
+        grammar: Future[bytes] = Future()
+        self.seat.when_ordered(grammar.set_result)
+        return grammar.result()
+
+    def process_batch_result(self) -> bytes:
+        return self.process_batch_result_prefill()
+
+    def process_batch_result_prefill(self) -> bytes:
+        copy_done = Event(self.seat)
+        order: bytes = copy_done.synchronize()
+        return order
 
     def run_batch(self) -> bytes:
         return self.tp_worker.forward_batch_generation()

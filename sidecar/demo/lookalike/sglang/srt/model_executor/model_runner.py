@@ -1,8 +1,10 @@
-"""A forward pass that never ends, at one of two places: in the attention, or in the all-reduce after it."""
+"""A forward pass: in the attention, in the all-reduce after it, or in the compiler of a kernel."""
 
 import os
 
-from sidecar.demo.seat import Seat
+from triton.compiler.compiler import compile as compile_kernel
+
+from sidecar.demo.seat import STEP_DONE, Seat
 
 from ..distributed.parallel_state import all_reduce
 
@@ -25,6 +27,9 @@ class LlamaDecoderLayer:
     def forward(self) -> bytes:
         if self.seat.waits:
             return all_reduce(self.seat)
+        if self.seat.work == "compile":
+            order: bytes = compile_kernel(self.seat)
+            return order
         return self.self_attn()
 
     def self_attn(self) -> bytes:
@@ -32,4 +37,6 @@ class LlamaDecoderLayer:
 
 
 def flash_attn_with_kvcache(seat: Seat) -> bytes:
+    if seat.work == "step" and not any(seat.polls()):
+        return STEP_DONE
     return os.read(seat.orders[0].fd, 1)

@@ -1,6 +1,6 @@
 """The engine core: parent of its workers; waits for requests, or for the workers' answers."""
 
-import os
+import queue
 
 from sidecar.demo.children import Children, watch
 from sidecar.demo.seat import Seat
@@ -23,15 +23,20 @@ def run_engine_core(seat: Seat, workers: list[Seat]) -> None:
 class EngineCoreProc:
     def __init__(self, seat: Seat) -> None:
         self.seat = seat
+        self.input_queue: queue.Queue[bytes] = queue.Queue()
         self.model_executor = MultiprocExecutor(seat)
 
     def run_busy_loop(self) -> None:
         while True:
-            order = self.process_input_queue() if self.seat.work == "idle" else self.step()
+            order = self._process_input_queue() if self.seat.work == "idle" else self._process_engine_step()
             self.seat.obey(order)
 
-    def process_input_queue(self) -> bytes:
-        return os.read(self.seat.orders[0].fd, 1)
+    def _process_input_queue(self) -> bytes:
+        self.seat.when_ordered(self.input_queue.put)
+        return self.input_queue.get()
+
+    def _process_engine_step(self) -> bytes:
+        return self.step()
 
     def step(self) -> bytes:
         return self.model_executor.execute_model()

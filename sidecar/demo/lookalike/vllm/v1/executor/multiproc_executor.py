@@ -1,7 +1,5 @@
 """The two ends between an engine core and its workers."""
 
-import os
-
 from sidecar.demo.seat import Seat
 
 from ...distributed.shm_broadcast import MessageQueue
@@ -10,16 +8,16 @@ from ..worker.gpu_model_runner import GPUModelRunner
 
 class MultiprocExecutor:
     def __init__(self, seat: Seat) -> None:
-        self.seat = seat
+        self.response_mq = MessageQueue(seat)
 
     def execute_model(self) -> bytes:
         return self.collective_rpc()
 
     def collective_rpc(self) -> bytes:
-        return self.get_response()
+        def get_response() -> bytes:
+            return self.response_mq.dequeue()
 
-    def get_response(self) -> bytes:
-        return os.read(self.seat.orders[0].fd, 1)
+        return get_response()
 
 
 def worker_main(seat: Seat) -> None:
@@ -39,4 +37,6 @@ class WorkerProc:
             self.seat.obey(order)
 
     def execute_model(self) -> bytes:
+        if self.seat.work == "synchronize":
+            return self.model_runner.sample_tokens()
         return self.model_runner.execute_model()
