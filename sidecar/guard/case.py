@@ -6,22 +6,19 @@ recorder or the web. The supervisor holds the dead man's switch from before the 
     opened -> capturing (frozen) -> reaping (killed) -> sealing -> closed
                          \\-> let go, where nothing is to be killed -/
 
-Over 400 lines, since the steps hand over to each other and want to be read in one go.
+After a death the freeze comes first. An engine that is alive but stuck is captured while it runs, since a CUDA
+coredump needs the process running, and is frozen only for the kill.
+
+The steps hand over to each other and want to be read in one go; the recorder's part is `taking`'s.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from enum import StrEnum
-
-from sidecar.guard.herd import Herd
 from sidecar.guard.killing import Ended, Killing
-from sidecar.guard.links import RecorderLink, WebLink
-from sidecar.guard.shm import Leftovers
+from sidecar.guard.links import RecorderLink
 from sidecar.guard.story import Story, pids
-from sidecar.guard.timers import Timer, Timers
-from sidecar.log import Log
+from sidecar.guard.surroundings import LIVENESS, RUNNING, Phase, Surroundings
+from sidecar.guard.taking import Taking
 from sidecar.model import (
     Action,
     Decision,
@@ -31,77 +28,65 @@ from sidecar.model import (
     Member,
     Plan,
     PodInfo,
-    RankProcess,
+    Reason,
+    Verdict,
     plain,
 )
 from sidecar.system import clock
 
-_OPENING_RECORD = 0.1  # how long the kill waits for the opening record, in seconds; never longer
-_RECORDER_COMES = 1.0  # how long the kill waits for a recorder to take the place of one that died
-_RECORDER_SEALS = 10.0  # how long the record waits for one; nothing else does
 _SEALING = 15.0
 _PASS_ON = 0.1  # how long news of further failures is gathered
 _SWITCH_MARGIN = 1.0  # after the captures' deadline, the supervisor takes it that the guard hangs
-
-
-class Phase(StrEnum):
-    OPENED = "opened"
-    CAPTURING = "capturing"
-    REAPING = "reaping"
-    SEALING = "sealing"
-    CLOSED = "closed"
-
-
-@dataclass(slots=True)
-class Surroundings:
-    """What a case works with. `tell_supervisor` sends a message and returns whether it was taken."""
-
-    herd: Herd
-    timers: Timers
-    web: WebLink
-    log: Log
-    leftovers: Leftovers
-    tell_supervisor: Callable[[dict[str, object]], bool]
-    take_recorder: Callable[[], RecorderLink | None]
-    ranks: Callable[[], list[RankProcess]]
-    terminated: Callable[[Case], None]
-    sealing: Callable[[Case], None]
-    closed: Callable[[Case], None]
-    reap_timeout: float
 
 
 class Case:
     """The life of one incident."""
 
     def __init__(self, around: Surroundings, incident_id: str, engine: str, pod: PodInfo, decision: Decision,
-                 boot_id: str, opened_at: float, state: str = "") -> None:  # fmt: skip
+                 boot_id: str, opened_at: float, state: str = "", verdict: Verdict | None = None,
+                 group: str = "") -> None:  # fmt: skip
         self.id = incident_id
         self.decision = decision
         self.earlier_run = False
         self.phase = Phase.OPENED
         self._around = around
         notes = (f"state: {state}",) if state else ()
-        self.story = Story(Incident(incident_id, decision.reason, engine, pod, decision, boot_id=boot_id, notes=notes))
+        self.story = Story(Incident(
+            incident_id, decision.reason, engine, pod, decision, boot_id=boot_id, notes=notes, verdict=verdict,
+            group=group,
+        ))  # fmt: skip
         self._opened_at = opened_at
         # Events that a new guard may have to repeat are numbered apart, so that the same one has the same number.
         self._end_epoch = f"{incident_id}/end"
-        self._recorder: RecorderLink | None = None
+        self._taking = Taking(self, around, opened_at)
         self._killing: Killing | None = None
         self._pass_on_scheduled = False
         self._frozen: dict[Identity, Member] = {}
         self._frozen_plan: Plan | None = None
-        self._captures_done = False
-        self._record_opened = False
-        self._deadline_timer: Timer | None = None
-        self._resumed = False
         self._switch_fired = False
-        self._kill_had_begun = (
-            False  # by an earlier guard, or by the switch: these deaths are ours, whenever they are seen
-        )
+        # By an earlier guard, or by the switch: these deaths are ours, whenever they are seen.
+        self._kill_had_begun = False
 
     @property
     def recorder(self) -> RecorderLink | None:
-        return self._recorder
+        return self._taking.recorder
+
+    def on_recorder(self, message: dict[str, object]) -> None:
+        """What our recorder said."""
+        self._taking.heard(message)
+
+    def recorder_came(self) -> None:
+        """A recorder stands by. If this case has none, it is ours."""
+        self._taking.recorder_came()
+
+    def recorder_lost(self) -> None:
+        """Our recorder died."""
+        self._taking.recorder_lost()
+
+    @property
+    def frozen(self) -> bool:
+        """Its processes stand still, by our doing."""
+        return bool(self._frozen)
 
     def killed_by_us(self, identity: Identity, at: float) -> bool:
         """From the first SIGKILL on, deaths are our own doing. Where the engine that runs now may be the next one, only
@@ -113,6 +98,20 @@ class Case:
             return False
         at_work = self.phase is Phase.REAPING and not self.earlier_run
         return at_work or identity in self.story.members
+
+    @property
+    def captures_running(self) -> bool:
+        """Evidence is being taken of an engine that runs on."""
+        return self.phase is Phase.CAPTURING and self.decision.reason in RUNNING
+
+    def yields_to_a_death(self, action: Action) -> bool:
+        """Whether a rank's death is an incident of its own although this one is open. `action`: what a death asks for.
+
+        What was asked for by hand, or kills nothing, must not swallow a real failure.
+        """
+        if self.decision.reason is Reason.MANUAL:
+            return True
+        return self.decision.reason in RUNNING and self.decision.action is not Action.KILL and action is Action.KILL
 
     # -- opening ------------------------------------------------------------------------------------------------
 
@@ -133,11 +132,14 @@ class Case:
             self._observe()
             return
         wants_captures = bool(self.decision.captures) and self.decision.deadline > 0 and bool(plan.members)
-        if wants_captures or self.decision.action is Action.CAPTURE:
-            self._freeze(plan)
-            self._begin_captures()
+        if self.decision.reason in RUNNING and (wants_captures or self.decision.action is Action.CAPTURE):
+            self._begin_running()
+        elif wants_captures or self.decision.action is Action.CAPTURE:
+            self._freeze(plan, self.decision.deadline)
+            self._taking.begin()
+            self._around.leftovers.snapshot(list(self.story.members), budget=0.2)
         else:
-            self._freeze(plan)  # also here: what forks without end would leave somebody between two looks
+            self._freeze(plan, 0.0)  # also here: what forks without end would leave somebody between two looks
             self._kill()
             self.recorder_came()  # only now: it would compete for the processor
 
@@ -147,7 +149,7 @@ class Case:
         `earlier_run`: it was left by an earlier run of Rankguard. The engine that runs now may be the next one, so
         nothing but what the incident names, and what belongs to that, is signalled.
         """
-        self._resumed = True
+        self._taking.resumed = True
         self._switch_fired = switch_fired
         was_killed = phase in (Phase.REAPING, Phase.SEALING) and self.decision.action is Action.KILL
         self._kill_had_begun = switch_fired or was_killed
@@ -158,19 +160,24 @@ class Case:
         self._around.log("incident taken up again", self.id, phase=phase, switch_fired=switch_fired)
         self._count_all()
         if self.story.termination is not None or self.decision.action is Action.OBSERVE:
-            self._start_recorder(0.0)
+            self._taking.start_recorder(0.0)
             self._seal()
+        elif self.decision.reason in RUNNING and phase in (Phase.OPENED, Phase.CAPTURING) and not switch_fired:
+            self._begin_running()  # within the deadline that it has had from the beginning
         elif phase == Phase.OPENED and not switch_fired and self.decision.captures:
             # Nothing was stopped yet: there is still a whole story to capture.
-            self._opened_at = clock.monotonic()
-            self._freeze(self._around.herd.plan(self.decision.action, set(self.story.members), self._opened_at))
-            self._begin_captures()
+            self._opened_at = self._taking.opened_at = clock.monotonic()
+            plan = self._around.herd.plan(self.decision.action, set(self.story.members), self._opened_at)
+            self._freeze(plan, self.decision.deadline)
+            self._taking.begin()
+            self._around.leftovers.snapshot(list(self.story.members), budget=0.2)
         elif self.decision.action is Action.KILL:
-            self._start_recorder(0.0)
+            self._taking.start_recorder(0.0)
             self._kill()
         else:
-            self._frozen = dict(self.story.members)
-            self._start_recorder(0.0)
+            if self.decision.reason not in RUNNING:
+                self._frozen = dict(self.story.members)
+            self._taking.start_recorder(0.0)
             self._let_go()
 
     def _count_all(self) -> None:
@@ -178,6 +185,8 @@ class Case:
         for failure in self.story.failures[:1]:
             self._count(failure)
         self._around.web.event("incident", self.id, reason=str(self.decision.reason), wall=clock.wall())
+        if self.decision.reason in LIVENESS:
+            self._around.web.event("liveness_failure", self.id, probe=LIVENESS[self.decision.reason])
         for failure in self.story.failures[1:]:
             self._count(failure)
 
@@ -185,6 +194,9 @@ class Case:
         """A further process failed; the first by time is the root cause."""
         self.story.add_failure(failure)
         self._count(failure)
+        if self.captures_running:
+            # It was suspected and is now certain: the rest of the evidence has no more time than after any death.
+            self._taking.deadline_in(self._around.death_deadline)
         if self.phase is not Phase.OPENED and not self._pass_on_scheduled:
             # Hundreds may follow within a moment: they are passed on together.
             self._pass_on_scheduled = True
@@ -193,7 +205,7 @@ class Case:
     def _pass_on(self) -> None:
         self._pass_on_scheduled = False
         if self.phase not in (Phase.SEALING, Phase.CLOSED):
-            self._tell_recorder("note")
+            self._taking.tell("note")
             self._journal()
 
     def _count(self, failure: Failure) -> None:
@@ -203,9 +215,15 @@ class Case:
 
     # -- freeze and capture -------------------------------------------------------------------------------------
 
-    def _freeze(self, plan: Plan) -> None:
+    def _begin_running(self) -> None:
+        self.phase = Phase.CAPTURING
+        self._journal()
+        self._taking.begin()
+
+    def _freeze(self, plan: Plan, seconds: float) -> None:
+        """Stop everything, for `seconds` at most: then the supervisor takes it that we hang."""
         started = clock.monotonic()
-        switch_at = started + self.decision.deadline + _SWITCH_MARGIN
+        switch_at = started + seconds + _SWITCH_MARGIN
 
         def arm(current: Plan) -> bool:
             return self._around.tell_supervisor(
@@ -224,117 +242,30 @@ class Case:
         if sweep.denied:
             self.story.note("freeze denied", pids(sweep.denied))
 
-    def _begin_captures(self) -> None:
-        now = clock.monotonic()
-        self._deadline_timer = self._around.timers.at(self._opened_at + self.decision.deadline, self._deadline)
-        self._start_recorder(max(0.0, self._opened_at + self.decision.deadline - now))
-        if self._recorder is None:
-            self._around.timers.at(now + min(_RECORDER_COMES, self.decision.deadline), self._no_recorder_came)
-        self._around.timers.at(now + _OPENING_RECORD, self._opening_record_waited_for)
-        self._around.leftovers.snapshot(list(self.story.members), budget=0.2)
-
     def _observe(self) -> None:
         self.phase = Phase.CAPTURING
-        self._start_recorder(0.0)
-        self._captures_done = self._record_opened = True
+        self._taking.only_record()
 
-    def _start_recorder(self, seconds: float) -> None:
-        if self._recorder is not None and self._recorder.alive:
-            return
-        recorder = self._around.take_recorder()
-        if recorder is None:
-            return
-        self._recorder = recorder
-        recorder.begun = True
-        ranks = [plain(rank) for rank in self._around.ranks()]
-        recorder.send(
-            {
-                "type": "begin", "incident": plain(self.story.incident()), "ranks": ranks,
-                "frozen": bool(self._frozen), "resume": self._resumed, "seconds": seconds,
-            }
-        )  # fmt: skip
-        self._resumed = True  # whoever comes next takes up what this one has begun
-
-    def recorder_came(self) -> None:
-        """A recorder stands by. If this case has none, it is ours."""
-        if self.phase is Phase.CLOSED or (self._recorder is not None and self._recorder.alive):
-            return
-        left = 0.0
-        if self.phase is Phase.CAPTURING and not self._captures_done:
-            left = max(0.0, self._opened_at + self.decision.deadline - clock.monotonic())
-        self._start_recorder(left)
-        if self.phase is Phase.SEALING:
-            self._tell_recorder("seal")
-
-    def recorder_lost(self) -> None:
-        """Our recorder died. The next one resumes; the kill does not wait for it longer than for the first."""
-        self.story.note("recorder lost", "")
-        self._around.log("recorder lost", self.id)
-        now = clock.monotonic()
-        if self.phase is Phase.SEALING:
-            self._around.timers.at(now + _RECORDER_SEALS, self._no_recorder_came)
-        elif self.phase is Phase.CAPTURING and not self._captures_done:
-            self._around.timers.at(now + _RECORDER_COMES, self._no_recorder_came)
-
-    def on_recorder(self, message: dict[str, object]) -> None:
-        """What our recorder said."""
-        kind = message["type"]
-        if kind == "opened":
-            self._record_opened = True
-            self.story.note("opened", "the opening record is on the volume")
-            self._go_on_if_done()
-        elif kind == "captured":
-            self.story.note("captured", f"{message.get('kind')} {message.get('rank')}: {message.get('status')}")
-            self._around.web.event(
-                "captured", kind=message.get("kind"), status=message.get("status"), seconds=message.get("seconds")
-            )
-            self._around.log(
-                "captured", self.id, kind=message.get("kind"), rank=message.get("rank"), status=message.get("status"),
-                seconds=message.get("seconds"),
-            )  # fmt: skip
-        elif kind == "captures_done":
-            self._captures_done = True
-            self._go_on_if_done()
-        elif kind == "lost":
-            self._around.web.event("lost", what=message.get("what"))
-            self._around.log("lost", self.id, what=message.get("what"), detail=message.get("detail"))
-        elif kind == "sealed":
-            self._around.web.event("store", dump_bytes=message.get("dump_bytes"), free_bytes=message.get("free_bytes"))
-            self._around.log("sealed", self.id)
-            self._close()
-
-    def _no_recorder_came(self) -> None:
-        if self._recorder is not None and self._recorder.alive:
-            return
-        if self.phase is Phase.CAPTURING and not self._captures_done:
-            self.story.note("not captured", "there was no recorder")
-            self._captures_done = self._record_opened = True
-            self._go_on_if_done()
-        elif self.phase is Phase.SEALING:
-            self._around.web.event("lost", what="record")
-            self._around.log("lost", self.id, what="record", detail="there was no recorder")
-            self._close()
-
-    def _opening_record_waited_for(self) -> None:
-        self._record_opened = True
-        self._go_on_if_done()
-
-    def _deadline(self) -> None:
-        if self.phase is Phase.CAPTURING and not self._captures_done:
-            self.story.note("deadline", f"the captures did not end within {self.decision.deadline:g} s")
-            self._around.log("deadline", self.id, seconds=self.decision.deadline)
-            self._captures_done = self._record_opened = True
-            self._go_on_if_done()
-
-    def _go_on_if_done(self) -> None:
-        if self.phase is not Phase.CAPTURING or not (self._captures_done and self._record_opened):
+    def captures_over(self) -> None:
+        """Whatever there is of evidence was taken, or its time is up: what comes next is done now."""
+        if self.phase is not Phase.CAPTURING:
             return
         if self.decision.action is Action.KILL:
-            self._kill()
+            self._freeze_and_kill()
         elif self.decision.action is Action.CAPTURE:
             self._let_go()
 
     # -- kill, wait ---------------------------------------------------------------------------------------------
+
+    def _freeze_and_kill(self) -> None:
+        """Kill; what has run on until now is stopped first, so that nothing forks away between two looks."""
+        if self._frozen_plan is None and self.decision.reason in RUNNING:
+            now = clock.monotonic()
+            seeds = set(self.story.members) | self.story.failed()
+            plan = self._around.herd.plan(Action.KILL, seeds, now, nothing_else=self.earlier_run)
+            self._freeze(plan, 0.0)
+            self._around.leftovers.snapshot(list(self.story.members), budget=0.2)
+        self._kill()
 
     def _kill(self) -> None:
         """SIGKILL everything: first what was stopped, then what a new look finds."""
@@ -358,7 +289,7 @@ class Case:
         self._journal()  # before the switch is disarmed: at every moment one of the two says that this is a kill
         around.tell_supervisor({"type": "disarm", "incident": self.id})
         around.log("killed", self.id, processes=len(killing.members), ms=(done - started) * 1000)
-        self._tell_recorder("note")
+        self._taking.tell("note")
         killing.wait()
 
     def hasten(self) -> None:
@@ -393,17 +324,19 @@ class Case:
             return
         self.story.note("captures cut short", why)
         if self.decision.action is Action.KILL:
-            self._kill()
+            self._freeze_and_kill()
         elif self.decision.action is Action.CAPTURE:
             self._let_go()
         else:
             self._seal()
 
     def _let_go(self) -> None:
+        ran_on = self.decision.reason in RUNNING
         self._around.herd.let_go(self._frozen)
         self._frozen = {}
         self._around.leftovers.forget()
-        self.story.note("let go", "nothing is to be killed: every frozen process runs on")
+        what = "it had run on" if ran_on else "every frozen process runs on"
+        self.story.note("let go", f"nothing is to be killed: {what}")
         self.phase = Phase.SEALING
         self._journal()
         self._around.tell_supervisor({"type": "disarm", "incident": self.id})
@@ -421,19 +354,18 @@ class Case:
         self.phase = Phase.SEALING
         self._around.sealing(self)
         self._journal()
-        self._tell_recorder("seal")
+        self._taking.tell("seal")
         now = clock.monotonic()
-        if self._recorder is None or not self._recorder.alive:
-            self._around.timers.at(now + _RECORDER_SEALS, self._no_recorder_came)
+        self._taking.wait_for_one_to_seal()
         self._around.timers.at(now + _SEALING, self._sealing_took_too_long)
 
     def _sealing_took_too_long(self) -> None:
         if self.phase is Phase.SEALING:
             self._around.web.event("lost", what="seal")
             self._around.log("lost", self.id, what="seal", detail=f"the record was not sealed within {_SEALING:g} s")
-            self._close()
+            self.close()
 
-    def _close(self) -> None:
+    def close(self) -> None:
         if self.phase is Phase.CLOSED:
             return
         self.phase = Phase.CLOSED
@@ -457,7 +389,3 @@ class Case:
                 "opened_at": self._opened_at,
             }
         )
-
-    def _tell_recorder(self, kind: str) -> None:
-        if self._recorder is not None:
-            self._recorder.send({"type": kind, "incident": plain(self.story.incident())})

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from sidecar.engines.profile import Expected, Profile, Title
+from sidecar.engines.profile import Endpoint, Expected, Profile, Title
 from sidecar.engines.python_processes import is_forkserver, is_resource_tracker, is_spawned_child
 from sidecar.guard.census import Census, Known
 from sidecar.masking import mask_arguments
@@ -38,6 +38,7 @@ class Discovery:
         self.given_up: set[Identity] = set()  # killed, yet not gone: never ranks again
         self.engine = ""
         self.expectation: Expectation | None = None
+        self.endpoint: Endpoint | None = None
         self.engine_sessions: set[int] = set()
         self._profiles = profiles
         self._told = expected_ranks
@@ -71,6 +72,7 @@ class Discovery:
         if not self._bound:
             self.census.start_over()
         self.engine = ""
+        self.endpoint = None
         self._untitled = 0
         self.expectation = Expectation(self._told, (), f"told: {self._told}") if self._told is not None else None
 
@@ -168,6 +170,7 @@ class Discovery:
                 return self._untitled_child(known) if known.reads >= 2 else None
         environ = self.census.read_environ(known.identity.pid, profile.server_environment)
         self._learn(profile, profile.expected(known.argv, environ))
+        self.endpoint = self.endpoint or profile.endpoint(known.argv, environ)
         return self._make(known, Role.SERVER, "server", titled=True)
 
     def _untitled_child(self, known: Known) -> RankProcess:

@@ -24,7 +24,7 @@ class Ending:
         self.finished = False
         self.ended_by_us = False
         self._guard = guard
-        self._drained = False
+        self.drained = False
         self._stopping = False
         self._first_failure: ExitStatus | None = None
         self._deadline: float | None = None
@@ -39,8 +39,8 @@ class Ending:
         if self.root is None:
             self.stop()
             return
-        if not self._drained:
-            self._drained = True
+        if not self.drained:
+            self.drained = True
             self._guard.event(Event.DRAIN)
         self.check()
 
@@ -57,7 +57,7 @@ class Ending:
         if self._stopping:
             self._finish(0)
         elif self.root is not None and self.root_status is not None and self._nothing_left(self.root):
-            self._finish(wrap_exit_status(self.root_status, self._drained, self._first_failure, self.ended_by_us))
+            self._finish(wrap_exit_status(self.root_status, self.drained, self._first_failure, self.ended_by_us))
 
     def _finish(self, status: int) -> None:
         self.finished = True

@@ -77,6 +77,10 @@ class WebLink:
                 return
             self._unsent -= 1
 
+    def hook_done(self, hook: int, detail: str) -> None:
+        """The caller of a hook may be answered. One that is lost with the web is asked again, or was given up."""
+        self._try({"type": "hook_done", "hook": hook, "detail": detail})
+
     def _send_state(self) -> None:
         if self._channel is not None and self._state is not None:
             self._try(self._state)

@@ -15,18 +15,21 @@ import mmap
 import os
 import select
 import struct
+from typing import Any
 
 from sidecar.engines.profile import Profile
 from sidecar.errors import PeerGone
-from sidecar.guard.case import Case, Surroundings
+from sidecar.guard.case import Case
 from sidecar.guard.census import Census
 from sidecar.guard.discovery import Discovery
 from sidecar.guard.ending import Ending
 from sidecar.guard.exits import Exits
 from sidecar.guard.herd import Herd
+from sidecar.guard.hooks import Hooks
 from sidecar.guard.links import WebLink
 from sidecar.guard.peers import Peers
 from sidecar.guard.shm import Leftovers
+from sidecar.guard.surroundings import Surroundings
 from sidecar.guard.timers import Timers
 from sidecar.guard.verdicts import Verdicts
 from sidecar.log import Log
@@ -101,6 +104,8 @@ class Guard:
         self.ending = Ending(self)
         self.state = State.WAITING
         self.case: Case | None = None
+        self.failed = False
+        self.hooks = Hooks(self)
         self.sealing: list[Case] = []
         self.boot_id = proc.boot_id()
         self.first_seen: float | None = None
@@ -115,6 +120,7 @@ class Guard:
             tell_supervisor=self.tell_supervisor, take_recorder=self.peers.take_recorder,
             ranks=lambda: list(self.discovery.ranks.values()), terminated=self._terminated,
             sealing=self._sealing, closed=self._closed, reap_timeout=settings.reap_timeout,
+            death_deadline=settings.death_deadline,
         )  # fmt: skip
 
     # -- the loop -----------------------------------------------------------------------------------------------
@@ -313,6 +319,8 @@ class Guard:
         self.discovery.new_generation()
         self.leftovers.detach()
         self.verdicts.new_generation()
+        self.hooks.new_generation()
+        self.set_failed(False)
         self.first_seen = None
         if self.state is not State.WAITING:
             self.event(Event.GONE)
@@ -335,9 +343,19 @@ class Guard:
         """The case at work, if there is one, and those whose record is still being written."""
         return ([self.case] if self.case is not None else []) + self.sealing
 
-    def new_case(self, reason: Reason, action: Action, rank: str, because: tuple[str, ...], at: float) -> Case:
-        """A case for this decision, with an id that sorts by time."""
-        return self.verdicts.make_case(self._around, reason, action, rank, because, at)
+    def new_case(
+        self, reason: Reason, action: Action, rank: str, because: tuple[str, ...], at: float, **more: Any
+    ) -> Case:
+        """A case for this decision, with an id that sorts by time. `more`: see `Verdicts.make_case`."""
+        return self.verdicts.make_case(self._around, reason, action, rank, because, at, **more)
+
+    def set_failed(self, failed: bool) -> None:
+        """Whether the engine was found stuck or dead, and is still there past the deadline: what /livez says."""
+        if failed is not self.failed:
+            self.failed = failed
+            self.log("livez", answer="failed" if failed else "ok")
+            self.tell_supervisor({"type": "livez", "failed": failed})
+            self._dirty = True
 
     def observe_for_a_while(self, case: Case) -> None:
         self.timers.at(clock.monotonic() + _OBSERVING, case.finish_observing)
@@ -391,6 +409,7 @@ class Guard:
         told = [plain(identity) for identity in case.story.failed()]
         self.tell_supervisor({"type": "forget", "identities": told})
         self._dirty = True
+        self.hooks.closed(case)
         if self.peers.standby is not None and self.case is not None:
             self.case.recorder_came()
         self.ending.check()
@@ -420,12 +439,15 @@ class Guard:
             "ranks": [
                 {
                     "role": str(rank.role), "rank": rank.rank, "pid": rank.identity.pid, "container": rank.container,
-                    "title": rank.title, "up": not self.verdicts.is_over(rank.identity),
+                    "start": rank.identity.start, "title": rank.title,
+                    "up": not self.verdicts.is_over(rank.identity),
                 }
                 for rank in self.discovery.ranks.values()
             ],
             "features": {name: getattr(self.features, name) for name in Features.__dataclass_fields__},
             "incident": self.case.id if self.case is not None else "",
+            "failed": self.failed,
+            "endpoint": plain(self.discovery.endpoint),
             "ready": ready,
             "ready_detail": f"{count} of {expectation.count} ranks up" if expectation else f"{count} ranks up",
         }  # fmt: skip

@@ -7,10 +7,10 @@ import select
 from typing import TYPE_CHECKING
 
 from sidecar.errors import PeerGone, ProtocolError
-from sidecar.guard.case import Phase
 from sidecar.guard.links import RecorderLink, messages
+from sidecar.guard.surroundings import Phase
 from sidecar.messages import Channel, Message
-from sidecar.model import Identity, incident_from
+from sidecar.model import Identity, incident_from, verdict_from
 from sidecar.system import clock
 from sidecar.system.proc import status_from_wait
 
@@ -141,8 +141,15 @@ class Peers:
                     self._guard.web.flush()
                 elif message["type"] == "manual":
                     self._guard.verdicts.manual()
+                elif message["type"] == "liveness":
+                    about = [Identity(**identity) for identity in message["ranks"]]
+                    self._guard.verdicts.liveness(verdict_from(message["verdict"]), about)
+                elif message["type"] == "hook":
+                    self._guard.hooks.called(message)
         except (PeerGone, ProtocolError):
             self._drop_web()
+        except (KeyError, TypeError, ValueError) as error:
+            self._guard.log("a message of the web makes no sense", error=repr(error))
 
     def _drop_web(self) -> None:
         if self._guard.web.channel is not None:

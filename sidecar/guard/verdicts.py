@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from sidecar.guard.case import Case, Surroundings
+from sidecar.guard.case import Case
+from sidecar.guard.surroundings import Surroundings
 from sidecar.guard.timers import Timer
 from sidecar.model import (
     Action,
@@ -18,12 +19,14 @@ from sidecar.model import (
     ExitStatus,
     Failure,
     Identity,
+    Liveness,
     Observation,
     ProcessExited,
     ProcessReaped,
     RankProcess,
     Reason,
     State,
+    Verdict,
 )
 from sidecar.policy.deaths import Exit, Judgement, Meaning, cause_of, judge_held, meaning, reason_for
 from sidecar.policy.machine import Event
@@ -34,6 +37,7 @@ from sidecar.system.cgroup import OomCounter
 if TYPE_CHECKING:
     from sidecar.guard.loop import Guard
 
+_KILL_TAKES = 10.0  # seconds that a kill has after the captures before /livez says that the engine is still there
 _STATUS_COMES = 0.1  # how long an unknown exit status may still become known, in seconds
 
 
@@ -46,6 +50,7 @@ class Verdicts:
         self._held: list[Exit] = []
         self._unknown: dict[Identity, tuple[Exit, str]] = {}
         self._told: set[Identity] = set()
+        self._found_failed = False  # the web has found this engine stuck or dead, and an incident was made of it
         self._judging: Timer | None = None
         self._memory: dict[str, OomCounter] = {}
         self._memory_of: dict[Identity, OomCounter] = {}
@@ -79,6 +84,7 @@ class Verdicts:
             counter.close()
         self._memory.clear()
         self._memory_of.clear()
+        self._found_failed = False
         self._over.clear()
         self._told.clear()
         self._unknown.clear()
@@ -96,6 +102,8 @@ class Verdicts:
         case = self._guard.case
         if case is not None:
             case.hasten()
+            if case.captures_running and self.alive() == 0:
+                case.hurry("nothing of the engine is left to capture")
         self._judge_held()
 
     def _take_one(self, observation: Observation) -> None:
@@ -144,8 +152,12 @@ class Verdicts:
         case = guard.case
         if case is not None and case.earlier_run and exit_.identity not in case.story.members:
             guard.set_aside(case)
-        elif case is not None and case.decision.reason is Reason.MANUAL:
-            case.hurry("a process failed meanwhile")  # what was asked for by hand must not swallow a real failure
+        elif (
+            case is not None
+            and case.yields_to_a_death(guard.settings.on_rank_death)
+            and (guard.state is not State.DRAINING)
+        ):
+            case.hurry("a process failed meanwhile")
         if guard.state is State.DRAINING:
             guard.log("exited in the drain", rank=exit_.rank, status=_words(exit_.status))
             return
@@ -242,6 +254,55 @@ class Verdicts:
         guard.log("rank missing", case.id, ranks=count, expected=expectation.count)
         self._open(case, [])
 
+    def liveness(self, verdict: Verdict, about: Iterable[Identity]) -> None:
+        """The web's word on an engine that lives: stuck or dead, or not any more."""
+        guard = self._guard
+        if verdict.liveness not in (Liveness.STUCK, Liveness.DEAD):
+            if self._found_failed:
+                guard.log("the engine makes progress again", verdict=str(verdict.liveness))
+            self._found_failed = False
+            guard.set_failed(False)
+            return
+        alive = [i for i in about if i in guard.discovery.ranks and i not in self._over]
+        if self._found_failed or not alive or guard.case is not None or guard.state is State.DRAINING:
+            return  # told before, about another generation, or while something else is done about it
+        self._found_failed = True
+        settings = guard.settings
+        reason = Reason.ENGINE_STALLED if verdict.liveness is Liveness.STUCK else Reason.LIVENESS_FAILED
+        about_whom = verdict.odd[0] if len(verdict.odd) == 1 else ""
+        now = clock.monotonic()
+        case = guard.new_case(
+            reason, settings.on_liveness_failure, about_whom, verdict.because, now,
+            deadline=settings.liveness_deadline, verdict=verdict,
+        )  # fmt: skip
+        guard.log("liveness failed", case.id, verdict=str(verdict.liveness), because="; ".join(verdict.because))
+        kills = case.decision.action is Action.KILL
+        guard.timers.at(
+            now + settings.liveness_deadline + (_KILL_TAKES if kills else 0.0), lambda: self._still_failed(set(alive))
+        )
+        self._open(case, [], fails=kills)
+
+    def _still_failed(self, about: set[Identity]) -> None:
+        """The deadline of a liveness failure has passed: /livez tells if the same engine is there, and as it was."""
+        guard = self._guard
+        if self._found_failed and any(i in guard.discovery.ranks and i not in self._over for i in about):
+            guard.set_failed(True)
+
+    def pre_stop(self, reason: Reason, because: str, captures: tuple[str, ...], deadline: float, group: str) -> Case:
+        """The kubelet is about to stop the engine: save what there is. Nothing is killed, since it will be."""
+        guard = self._guard
+        observes = guard.settings.on_liveness_failure is Action.OBSERVE
+        case = guard.new_case(
+            reason, Action.OBSERVE if observes else Action.CAPTURE, "", (because,), clock.monotonic(),
+            deadline=deadline, captures=captures, group=group,
+        )  # fmt: skip
+        guard.log("stop hook", case.id, reason=str(reason), because=because)
+        guard.open_case(case)
+        case.open([])
+        if observes:
+            case.finish_observing()  # nobody waits for what follows
+        return case
+
     def manual(self) -> None:
         """A person asked for a capture. Nothing is killed."""
         guard = self._guard
@@ -253,9 +314,11 @@ class Verdicts:
         guard.open_case(case)
         case.open([])
 
-    def _open(self, case: Case, failures: list[Failure]) -> None:
+    def _open(self, case: Case, failures: list[Failure], fails: bool = True) -> None:
+        """`fails`: this gives wrap mode's exit status, unless something failed before."""
         guard = self._guard
-        guard.ending.failed(failures)
+        if fails:
+            guard.ending.failed(failures)
         guard.open_case(case)
         guard.event(Event.FAILURE)
         case.open(failures)
@@ -263,17 +326,22 @@ class Verdicts:
             guard.observe_for_a_while(case)
 
     def make_case(
-        self, around: Surroundings, reason: Reason, action: Action, rank: str, because: tuple[str, ...], at: float
-    ) -> Case:
-        """A case with its id: sortable time, reason, and whom it is about."""
+        self, around: Surroundings, reason: Reason, action: Action, rank: str, because: tuple[str, ...], at: float,
+        deadline: float | None = None, captures: tuple[str, ...] | None = None, verdict: Verdict | None = None,
+        group: str = "",
+    ) -> Case:  # fmt: skip
+        """A case with its id: sortable time, reason, and whom it is about. What is not told is as after a death."""
         guard = self._guard
         settings = guard.settings
-        decision = Decision(reason, action, settings.captures, settings.death_deadline, because)
+        decision = Decision(
+            reason, action, settings.captures if captures is None else captures,
+            settings.death_deadline if deadline is None else deadline, because,
+        )  # fmt: skip
         words = [clock.id_stamp(clock.wall() - (clock.monotonic() - at)), reason.lower()]
         words += [re.sub(r"[^a-z0-9]+", "-", rank.lower()).strip("-")[:40]] if rank else []
         return Case(
             around, "-".join(w for w in words if w), guard.discovery.engine or settings.engine, settings.pod, decision,
-            guard.boot_id, clock.monotonic(), str(guard.state),
+            guard.boot_id, clock.monotonic(), str(guard.state), verdict, group or settings.pod_group,
         )  # fmt: skip
 
     def _failure(self, exit_: Exit, seen_by: str) -> Failure:

@@ -1,7 +1,8 @@
 """The supervisor: the container's root process, which everything else may die without.
 
-It starts guard, recorder and web and starts them again, holds what a new guard needs, and has the dead man's switch.
-In wrap mode it is the engine's parent too. It does nothing else: the fewer lines, the fewer ways to end.
+It starts guard, recorder and web and starts them again, holds what a new guard needs, has the dead man's switch, and
+answers /livez while there is no web. In wrap mode it is the engine's parent too. It does nothing else: the fewer lines,
+the fewer ways to end.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from sidecar.messages import Message
 from sidecar.model import Identity, plain, plan_from, rank_process_from
 from sidecar.settings import Launch
 from sidecar.supervisor.engine import Engine
+from sidecar.supervisor.livez import Livez
 from sidecar.supervisor.switch import Switch
 from sidecar.supervisor.workers import Workers
 from sidecar.system import clock
@@ -40,9 +42,8 @@ class Supervisor:
         self._log = log
         self._switch = Switch(proc, log)
         self._later: list[tuple[float, Callable[[], None]]] = []
-        self._workers = Workers(
-            launch, launch_fd, log, self._in, self._greet, lambda: self._switch.fire("the guard has died")
-        )
+        self._workers = Workers(launch, launch_fd, log, self._in, self._greet, self._guard_died)
+        self._livez = Livez(launch.listen_fds.get("listen", ()))
         self._journal: Message | None = None
         self._engine: Engine | None = None
         self._drained = False
@@ -93,6 +94,7 @@ class Supervisor:
         guard = self._workers.guard
         if guard is not None:
             poll.register(guard.fileno(), select.POLLIN)
+        self._livez.register(poll, self._workers.web_pid)
         ready = dict(poll.poll(self._timeout()))
         if guard is not None and guard.fileno() in ready:
             self._hear_guard()
@@ -106,11 +108,15 @@ class Supervisor:
         self._later = [entry for entry in self._later if entry[0] > now]
         for action in due:
             action()
+        self._livez.work(ready, now)  # last: nothing of ours waits for it
 
     def _timeout(self) -> int | None:
         deadlines = [at for at, _ in self._later]
         if self._switch.deadline is not None:
             deadlines.append(self._switch.deadline)
+        livez_at = self._livez.next_at()
+        if livez_at is not None:
+            deadlines.append(livez_at)
         if not deadlines:
             return None
         return max(0, int((min(deadlines) - clock.monotonic()) * 1000) + 1)
@@ -191,6 +197,10 @@ class Supervisor:
 
     # -- the guard ----------------------------------------------------------------------------------------------
 
+    def _guard_died(self) -> None:
+        self._switch.fire("the guard has died")
+        self._livez.failed = False  # nobody knows now; a new guard says it again if it is so
+
     def _greet(self) -> None:
         """Tell a new guard what an earlier one knew."""
         ranks = list(self._switch.ranks.values())
@@ -241,6 +251,8 @@ class Supervisor:
             self._switch.disarm(message["incident"])
         elif kind == "journal":
             self._keep_journal(message)
+        elif kind == "livez":
+            self._livez.failed = bool(message["failed"])
         elif kind == "finished":
             self._exit(int(message["exit_status"]))
 

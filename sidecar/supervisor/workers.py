@@ -10,6 +10,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from sidecar import history
 from sidecar.errors import PeerGone
 from sidecar.log import Log
 from sidecar.messages import Channel, Message
@@ -47,6 +48,7 @@ class Workers:
         self.running: dict[int, Child] = {}
         self.guard: Channel | None = None
         self.standby = 0
+        self.web_pid = 0
         self.closing = False
         self._launch = launch
         self._launch_fd = launch_fd
@@ -61,6 +63,8 @@ class Workers:
         os.ftruncate(self._heartbeat_fd, mmap.PAGESIZE)
         self._heartbeat = mmap.mmap(self._heartbeat_fd, mmap.PAGESIZE)
         self._stale_beats = 0
+        # The engine's last metrics: the web writes them, a recorder reads them, and both may end over it.
+        self._history_fd = history.create()
 
     def start_all(self) -> None:
         self._start_guard()
@@ -153,7 +157,7 @@ class Workers:
         ours, theirs = Channel.pair()
         listening = tuple(fd for fds in self._launch.listen_fds.values() for fd in fds)
         try:
-            pid = children.start("web", self._launch, (theirs.fileno(), self._launch_fd), listening)
+            pid = children.start("web", self._launch, (theirs.fileno(), self._launch_fd, self._history_fd), listening)
         except OSError as error:
             ours.close()
             self._start_failed("web", error, self._start_web)
@@ -161,6 +165,7 @@ class Workers:
         finally:
             theirs.close()
         self._pauses["web"].started = clock.monotonic()
+        self.web_pid = pid
         child = self.running[pid] = Child("web", ours)
         self._introduce(child)
 
@@ -173,7 +178,7 @@ class Workers:
             return
         guards, recorders = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            pid = children.start("recorder", self._launch, (recorders.fileno(), self._launch_fd))
+            pid = children.start("recorder", self._launch, (recorders.fileno(), self._launch_fd, self._history_fd))
         except OSError as error:
             guards.close()
             self._start_failed("recorder", error, self.start_recorder)
@@ -207,6 +212,8 @@ class Workers:
         if child.kind == "guard":
             self.guard, self._guard_pid = None, 0
             self._guard_died()
+        elif child.kind == "web":
+            self.web_pid = 0
         elif child.kind == "recorder":
             if pid == self.standby:
                 self.standby = 0

@@ -1,4 +1,4 @@
-"""Entry of the web process, started by the supervisor with two inherited descriptors."""
+"""Entry of the web process, started by the supervisor with three inherited descriptors."""
 
 from __future__ import annotations
 
@@ -26,15 +26,20 @@ class _ToLog(logging.Handler):
         self._log(record.getMessage().strip(), error=_named(error), at=_place(error))
 
 
-def main(control_fd: int, launch_fd: int) -> None:
-    """Serve until SIGTERM or the end of `control_fd`. Exits with 1, and a log line, on a mistake of our own."""
+def main(control_fd: int, launch_fd: int, history_fd: int = -1) -> None:
+    """Serve until SIGTERM or the end of `control_fd`. Exits with 1, and a log line, on a mistake of our own.
+
+    `history_fd` is the shared memory for the engine's last metrics (`sidecar.history`), -1 where nobody wants them.
+    """
     launch = launch_from_fd(launch_fd)
     os.close(launch_fd)
+    if history_fd >= 0:
+        os.set_inheritable(history_fd, False)
     log = Log("web", launch.settings.log_format)
     logging.getLogger().addHandler(_ToLog(log))
 
     async def life() -> None:
-        await Web(launch, Channel.from_fd(control_fd), log).run()
+        await Web(launch, Channel.from_fd(control_fd), log, history_fd).run()
 
     try:
         asyncio.run(life())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Awaitable
 from typing import Any, Protocol
 
 from fastapi import FastAPI, Request
@@ -12,10 +13,12 @@ from starlette.exceptions import HTTPException
 
 
 class View(Protocol):
-    """What the handlers ask for. None of it blocks."""
+    """What the handlers ask for. None of it blocks; `prestop` takes its time, and gives a status and a line."""
 
     def health(self) -> tuple[bool, str]: ...
     def readiness(self) -> tuple[bool, str]: ...
+    def livez(self) -> tuple[bool, str]: ...
+    def prestop(self, token: bytes) -> Awaitable[tuple[int, str]]: ...
     def metrics(self, accept: str, compress: bool) -> tuple[str, bytes]: ...
     def status(self) -> dict[str, Any]: ...
     def ranks(self) -> list[dict[str, Any]]: ...
@@ -23,7 +26,9 @@ class View(Protocol):
 
 
 def machine_app(view: View) -> FastAPI:
-    """GET and HEAD of /metrics, /healthz and /readyz, in plain text; 405 for every other method."""
+    """GET and HEAD of /metrics, /healthz, /readyz and /livez, GET of /hooks/prestop, in plain text; 405 for every other
+    method.
+    """
     app = _bare_app()
 
     async def metrics(request: Request) -> Response:
@@ -40,12 +45,22 @@ def machine_app(view: View) -> FastAPI:
     async def readyz() -> Response:
         return _line(*view.readiness())
 
+    async def livez() -> Response:
+        return _line(*view.livez())
+
+    async def prestop(request: Request) -> Response:
+        given = request.headers.getlist("x-rankguard-token")
+        # Nothing here ends with the connection: a kubelet that gave up has not taken back what it will do.
+        status, text = await view.prestop(given[0].encode("latin-1") if len(given) == 1 else b"")
+        return Response(text + "\n", status, {"cache-control": "no-store"}, media_type="text/plain")
+
     async def refused(_: Request, error: Exception) -> Response:
         status, text, headers = _told(error)
         return Response(text + "\n", status, headers, media_type="text/plain")
 
-    for path, endpoint in (("/metrics", metrics), ("/healthz", healthz), ("/readyz", readyz)):
+    for path, endpoint in (("/metrics", metrics), ("/healthz", healthz), ("/readyz", readyz), ("/livez", livez)):
         app.add_api_route(path, endpoint, methods=["GET", "HEAD"], response_model=None)
+    app.add_api_route("/hooks/prestop", prestop, methods=["GET"], response_model=None)  # a HEAD must not set it off
     app.add_exception_handler(HTTPException, refused)
     app.add_exception_handler(Exception, refused)
     return app

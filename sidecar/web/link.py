@@ -61,10 +61,14 @@ class GuardLink:
 
     def manual(self) -> bool:
         """Ask for a manual incident. False where no guard is there to hear it."""
+        return self.tell({"type": "manual"})
+
+    def tell(self, message: Message) -> bool:
+        """Say something once, now. False where no guard is there to hear it, or it has no room for it."""
         if self._channel is None:
             return False
         try:
-            return self._channel.send({"type": "manual"})
+            return self._channel.send(message)
         except PeerGone:
             return False
 

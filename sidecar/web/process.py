@@ -1,31 +1,39 @@
 """The web process: tells what the guard sees. It wires the parts together and owns nothing but its event loop.
 
 supervisor ──control channel──▶ guard's socket ──▶ GuardLink ──state──▶ Metrics ──▶ /metrics, /readyz, API
-                                                      └──event──▶ Ledger ──▶ counters on the volume ──▶ ack
+                                                      ├──event──▶ Ledger ──▶ counters on the volume ──▶ ack
+the engine ◀── health, metrics, looks ── Monitor ◀────┘
+                                            └──liveness──▶ GuardLink ──▶ guard
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import platform
 import signal
 import time
 from typing import Any
 
 from sidecar.errors import PeerGone, ProtocolError
+from sidecar.history import HistoryWriter
 from sidecar.log import Log
 from sidecar.messages import Channel, Message
 from sidecar.settings import Launch
+from sidecar.system.programs import find_pyspy
 from sidecar.version import VERSION
 from sidecar.web.apps import machine_app, people_app
 from sidecar.web.counters import seeded
 from sidecar.web.gate import Gate, TokenFile
+from sidecar.web.hooks import Hooks
 from sidecar.web.keeper import CountersFile, counters_path
 from sidecar.web.ledger import Ledger
 from sidecar.web.link import PATIENCE, GuardLink
 from sidecar.web.listen import adopt, bind_patiently, is_loopback
+from sidecar.web.liveness.monitor import Monitor
 from sidecar.web.metrics import Metrics
+from sidecar.web.pod_status import PodStatus
 from sidecar.web.server import App, QuietServer
 from sidecar.web.state import EngineState, state_from
 
@@ -34,9 +42,12 @@ FLUSH_SECONDS = 1.0  # the end waits this long for the last write
 
 
 class Web:
-    """One life of the process, made and run on its event loop. `run` returns when the process is to end."""
+    """One life of the process, made and run on its event loop. `run` returns when the process is to end.
 
-    def __init__(self, launch: Launch, control: Channel, log: Log) -> None:
+    `history_fd` is the memfd that scraped metrics are kept in (`sidecar.history`), -1 where there is none.
+    """
+
+    def __init__(self, launch: Launch, control: Channel, log: Log, history_fd: int = -1) -> None:
         settings = launch.settings
         self._launch = launch
         self._log = log
@@ -51,6 +62,15 @@ class Web:
         file = CountersFile(counters_path(settings.dump_dir, settings.pod_uid))
         self._ledger = Ledger(self._counts, file, log, self._link.ack, self._metrics.changed)
         self._started = time.monotonic()
+        self._monitor = Monitor(
+            settings,
+            log,
+            self._link.tell,
+            pyspy=find_pyspy(launch.python, os.environ.get("PATH", "")),
+            history=HistoryWriter(history_fd) if history_fd >= 0 else None,
+        )
+        self._pod = PodStatus(settings, log)
+        self._hooks = Hooks(settings, self._pod, self._link.tell, log)
 
     async def run(self) -> None:
         """Serve until SIGTERM, or until the supervisor is gone. Raises what a port failed with."""
@@ -66,6 +86,8 @@ class Web:
         await self._ledger.start(LOAD_SECONDS)
         token = TokenFile(settings.api_token_file, self._log) if settings.api_token_file else None
         ended = asyncio.create_task(self._ended.wait())
+        monitoring = asyncio.create_task(self._monitor.run())
+        self._pod.start()
         people = Gate(people_app(self), token)
         ports = {
             "listen": asyncio.create_task(
@@ -86,6 +108,7 @@ class Web:
                     await task
         finally:
             ended.cancel()
+            monitoring.cancel()
             loop.remove_reader(self._control.fileno())
             for setting, task in ports.items():
                 if setting in self._servers:
@@ -132,6 +155,7 @@ class Web:
             message, fds = received
             if message["type"] == "guard" and len(fds) == 1:
                 self._link.adopt(Channel.from_fd(fds[0]))
+                self._hooks.on_guard()
                 continue
             self._log("a message of the supervisor's was ignored", type=message["type"], descriptors=len(fds))
             for fd in fds:
@@ -143,6 +167,9 @@ class Web:
         elif message["type"] == "state":
             self._state = state_from(message)
             self._metrics.show(self._state)
+            self._monitor.on_state(self._state)
+        elif message["type"] == "hook_done":
+            self._hooks.on_done(message)
         else:
             raise ProtocolError("a message of an unknown type")
 
@@ -150,6 +177,8 @@ class Web:
         self._log("there is no guard", seconds=PATIENCE)
         self._state = None  # nobody watches the ranks now: what was known of them must not be shown as if it were so
         self._metrics.show(None)
+        self._monitor.on_state(None)
+        self._hooks.on_away()
 
     # What is told (`apps.View`).
 
@@ -163,6 +192,15 @@ class Web:
             return self._state.readiness()
         healthy, why = self.health()
         return False, why if not healthy else "the guard has not reported yet"
+
+    def livez(self) -> tuple[bool, str]:
+        """The engine: fails only where the guard says so, since a sidecar that is down must not fail it."""
+        if self._state is not None and self._state.failed:
+            return False, "the engine was found stuck or dead, and is still there"
+        return True, "ok"
+
+    async def prestop(self, token: bytes) -> tuple[int, str]:
+        return await self._hooks.call(token, failing=self._monitor.failing, running=self._monitor.running)
 
     def metrics(self, accept: str, compress: bool) -> tuple[str, bytes]:
         return self._metrics.render(accept, compress)
@@ -186,7 +224,9 @@ class Web:
             "capabilities": dict(state.features) if state else {},
             "incidents_total": {labels[0]: n for labels, n in self._counts.counters["incidents"].items()},
             "rank_deaths_total": {labels[0]: n for labels, n in self._counts.counters["rank_deaths"].items()},
+            "liveness": self._monitor.summary(),
             "on_rank_death": settings.on_rank_death.value,
+            "on_liveness_failure": settings.on_liveness_failure.value,
             "dump_dir": settings.dump_dir,
             "config_errors": list(self._launch.config_errors),
             "pod": {

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sidecar.engines.profile import Endpoint
 from sidecar.errors import ProtocolError
 from sidecar.masking import mask_text
 from sidecar.model import Role
@@ -16,7 +17,9 @@ MAX_TITLE = 4096  # characters of a command line that are shown
 
 @dataclass(frozen=True, slots=True)
 class RankState:
-    """One rank. `pid` is 0 where there is none; `container` a container's id or ""."""
+    """One rank. `pid` is 0 where there is none, `start` (clock ticks since boot) 0 where the guard did not say it;
+    `container` is a container's id or "".
+    """
 
     role: str
     rank: str
@@ -24,11 +27,15 @@ class RankState:
     pid: int
     container: str
     title: str
+    start: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class EngineState:
-    """One `state` message. `ready` is the guard's own word on readiness, None where it gave none."""
+    """One `state` message. `ready` is the guard's own word on readiness, None where it gave none. `endpoint` is where
+    the engine's own HTTP server is, None where that is not known. `failed`: found stuck or dead, and the deadline has
+    passed with it still there.
+    """
 
     state: str
     engine: str
@@ -38,6 +45,8 @@ class EngineState:
     incident: str = ""
     ready: bool | None = None
     ready_detail: str = ""
+    endpoint: Endpoint | None = None
+    failed: bool = False
 
     def counted(self) -> tuple[RankState, ...]:
         """The ranks that the expected number counts: workers and schedulers, or engine cores where there are none."""
@@ -78,15 +87,19 @@ def state_from(message: Mapping[str, Any]) -> EngineState:
         incident=clean(message.get("incident") or ""),
         ready=None if ready is None else bool(ready),
         ready_detail=_printable(message.get("ready_detail") or ""),
+        endpoint=_endpoint(message.get("endpoint")),
+        failed=bool(message.get("failed", False)),
     )
 
 
 def _rank(rank: Any) -> RankState:
     if not isinstance(rank, dict):
         raise ProtocolError("a rank is no object")
-    pid = rank.get("pid") or 0
+    pid, start = rank.get("pid") or 0, rank.get("start") or 0
     if isinstance(pid, bool) or not isinstance(pid, int):
         raise ProtocolError("a pid is no number")
+    if isinstance(start, bool) or not isinstance(start, int):
+        raise ProtocolError("a start time is no number")
     return RankState(
         role=clean(rank.get("role")),
         rank=clean(rank.get("rank")),
@@ -94,7 +107,33 @@ def _rank(rank: Any) -> RankState:
         pid=pid,
         container=clean(rank.get("container") or ""),
         title=mask_text(_printable(rank.get("title") or "")),
+        start=start,
     )
+
+
+def _endpoint(value: Any) -> Endpoint | None:
+    """An `Endpoint` that `plain` made a dict of. Its words come from the engine's command line and become a URL."""
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise ProtocolError("an endpoint is no object")
+    port = value.get("port")
+    if isinstance(port, bool) or not isinstance(port, int) or not 0 < port < 65536:
+        raise ProtocolError("an endpoint's port is no port")
+    host, health, metrics = (_word(value.get(name, "")) for name in ("host", "health", "metrics"))
+    if not host or any(path and not path.startswith("/") for path in (health, metrics)):
+        raise ProtocolError("an endpoint without a host, or with a path that is none")
+    return Endpoint(
+        host, port, bool(value.get("tls", False)), health, metrics, bool(value.get("unhealthy_is_dead", False))
+    )
+
+
+def _word(value: Any) -> str:
+    if not isinstance(value, str) or len(value) > MAX_TITLE or not value.isascii():
+        raise ProtocolError("an endpoint's host or path is no plain text")
+    if not all(" " < c <= "~" and c not in "@?#\\" for c in value):
+        raise ProtocolError("an endpoint's host or path has characters that no URL of ours has")
+    return value
 
 
 def _printable(value: Any) -> str:

@@ -193,7 +193,8 @@ def ask(port: int, path: str, timeout: float = 30.0) -> tuple[int, str]:
         try:
             connection.request("GET", path)
             answer = connection.getresponse()
-            return answer.status, answer.read().decode()
+            body = answer.read().decode()
+            return None if body == "the web process is being started\n" else (answer.status, body)
         except (ConnectionError, http.client.HTTPException):
             return None
         finally:

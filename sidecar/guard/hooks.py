@@ -1,0 +1,91 @@
+"""The kubelet's preStop hook: evidence, then the answer. Never a kill by itself.
+
+It is called when the pod is deleted, and when the kubelet's own liveness probe has given the engine up; it does not
+say which (the web finds out as far as it can). Either way the engine is about to be stopped, so what exits from then
+on is a drain. A deletion is answered at once, but in a group of pods while requests run: a failure on one node deletes
+its peers, and they hold the other half of the story.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sidecar.guard.case import Case
+from sidecar.messages import Message
+from sidecar.model import Reason, State
+from sidecar.policy.machine import Event
+from sidecar.system import clock
+
+if TYPE_CHECKING:
+    from sidecar.guard.loop import Guard
+
+_PEER_CAPTURES = ("process", "pyspy", "metrics")
+_PEER_DEADLINE = 3.0  # seconds; every pod of the group takes that much longer to go
+_STOP_COMES = 600.0  # seconds after which an engine that was to be stopped, and runs, is watched again
+
+
+class Hooks:
+    """Answers hooks for one guard. A call is known by the number that the web gave it."""
+
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+        self._waiting: list[tuple[int, str]] = []  # (call, the incident that it waits for)
+        self._captured = ""  # the incident that this generation's hook has made
+        self._generation = 0
+
+    def called(self, message: Message) -> None:
+        """Raises `KeyError` where the message lacks something."""
+        hook, deletion, failing = int(message["hook"]), bool(message["deletion"]), bool(message["failing"])
+        guard = self._guard
+        guard.log("preStop", deletion=deletion, failing=failing, running=bool(message["running"]))
+        if guard.verdicts.alive() == 0:
+            guard.web.hook_done(hook, "there is no engine")
+            return
+        case = guard.case or next(iter(guard.sealing), None)
+        drains = guard.state in (State.STARTING, State.SERVING)
+        if deletion and (case is not None or not (message["group"] and message["running"]) or self._captured):
+            guard.web.hook_done(hook, "the pod is being deleted: nothing to capture")
+        elif case is not None:
+            self._waiting.append((hook, case.id))
+        elif self._captured:
+            guard.web.hook_done(hook, f"captured before: {self._captured}")
+        else:
+            self._capture(hook, deletion, failing, str(message["group"]))
+        if drains:
+            self._drain()
+
+    def closed(self, case: Case) -> None:
+        """A case is closed: whoever waited for it is answered."""
+        for hook, _ in [waiting for waiting in self._waiting if waiting[1] == case.id]:
+            self._guard.web.hook_done(hook, f"captured: {case.id}")
+        self._waiting = [waiting for waiting in self._waiting if waiting[1] != case.id]
+
+    def new_generation(self) -> None:
+        """The engine is gone. Its hook's work is done; the next one's is another."""
+        self._captured = ""
+        self._generation += 1
+
+    def _capture(self, hook: int, deletion: bool, failing: bool, group: str) -> None:
+        guard = self._guard
+        if deletion:
+            because = f"a pod of group {group} was deleted while requests ran"
+            case = guard.verdicts.pre_stop(Reason.PEER_FAILED, because, _PEER_CAPTURES, _PEER_DEADLINE, group)
+        else:
+            because = "the kubelet stops the engine" + (", whose health check failed" if failing else "")
+            settings = guard.settings
+            case = guard.verdicts.pre_stop(
+                Reason.PRE_STOP, because, settings.captures, settings.liveness_deadline, group
+            )
+        self._captured = case.id
+        self._waiting.append((hook, case.id))
+
+    def _drain(self) -> None:
+        guard, generation = self._guard, self._generation
+        guard.event(Event.DRAIN)
+
+        def look_again() -> None:
+            if generation == self._generation and guard.state is State.DRAINING and not guard.ending.drained:
+                guard.log("the stop that was announced did not come")
+                guard.event(Event.DRAIN_OVER)
+
+        guard.timers.at(clock.monotonic() + _STOP_COMES, look_again)
