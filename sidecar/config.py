@@ -27,6 +27,7 @@ from sidecar import listening
 from sidecar.commands import units
 from sidecar.commands.setting_sources import CONFIG_VARIABLE, PREFIX, from_environment, from_file
 from sidecar.errors import SettingError, UsageError
+from sidecar.masking import mask_text
 from sidecar.model import Action
 from sidecar.settings import Settings
 
@@ -77,8 +78,7 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Loaded:
         refused: dict[str, SettingError] = {}
         for detail in error.errors(include_url=False):
             name = str(detail["loc"][0])
-            value = "(a secret)" if _FIELDS[name].metadata.get("kind") == "secret" else _short(given[name])
-            refused.setdefault(name, SettingError(origin[name], value, _complaint(name, detail)))
+            refused.setdefault(name, SettingError(origin[name], _shown(name, given[name]), _complaint(name, detail)))
         errors += refused.values()
         values = _validated([{n: v for n, v in source.items() if n not in refused} for source in sources])
     settings = Settings(**values)
@@ -263,6 +263,8 @@ def _is_url(text: str) -> str:
         sound = False
     if not sound or not text.isprintable() or " " in text:
         raise ValueError("")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("it holds a user or a password, which are not sent: give a URL without them")
     return text
 
 
@@ -288,6 +290,13 @@ def _complaint(name: str, detail: ErrorDetails) -> str:
     """Why the value was refused: in our own words where a check of ours said so, else what the setting takes."""
     own = str(detail.get("ctx", {}).get("error", "")) if detail["type"] == "value_error" else ""
     return own or f"it takes {allowed(name)}"
+
+
+def _shown(name: str, value: Any) -> Any:
+    kind = _FIELDS[name].metadata.get("kind")
+    if kind == "secret":
+        return "(a secret)"
+    return mask_text(value[:_SHOWN]) if kind == "url" and isinstance(value, str) else _short(value)
 
 
 def _short(value: Any) -> Any:

@@ -41,11 +41,12 @@ recorder -> guard
 guard -> web
     state       {state, engine, expected, ranks: [{role, rank, up, pid, start, container, title}],
                  features: {name: bool}, incident: id | "", ready: bool, ready_detail, endpoint: Endpoint | null,
-                 failed: bool}                                   failed: found stuck or dead, and past its deadline
+                 failed: bool, up: bool}        failed: found stuck or dead, and past its deadline; up: it has answered
     event       {seq, epoch, name, ...}                          to be counted exactly once; see `web.counters`
 web -> guard
     ack         {seq, epoch}                                     counted up to this, and kept if there is a place for it
     manual      {}                                               somebody asked for a capture
+    up          {}                                               the engine has answered
     liveness    {verdict: Verdict, probe, ranks: [Identity]}     stuck or dead, or (the first time after) not any more
     hook        {hook: int, deletion: bool, failing: bool, running: bool, group: name}    the preStop hook was called
 guard -> web

@@ -222,6 +222,13 @@ def test_a_bad_value_is_refused_by_setting_value_and_what_is_allowed(name, value
     assert getattr(loaded.settings, name) == (Action.OBSERVE if name in actions else getattr(DEFAULTS, name))
 
 
+def test_a_url_with_a_password_is_refused_without_showing_it():
+    line = refused(load({"metrics_url": "http://user:pa55word@engine/metrics"}, {}))
+    assert line.startswith("--metrics-url: ")
+    assert line.endswith("which are not sent: give a URL without them")
+    assert "pa55word" not in line
+
+
 @pytest.mark.parametrize("value", ["", "with space", "a\nb", "ü", "x" * 4097])
 def test_a_bad_secret_is_refused_and_not_repeated(value):
     line = refused(load({"hook_token": value}, {}))

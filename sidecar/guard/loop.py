@@ -105,6 +105,7 @@ class Guard:
         self.state = State.WAITING
         self.case: Case | None = None
         self.failed = False
+        self.up = False  # the web has heard the engine answer; a later web is told
         self.hooks = Hooks(self)
         self.sealing: list[Case] = []
         self.boot_id = proc.boot_id()
@@ -321,6 +322,7 @@ class Guard:
         self.verdicts.new_generation()
         self.hooks.new_generation()
         self.set_failed(False)
+        self.up = False
         self.first_seen = None
         if self.state is not State.WAITING:
             self.event(Event.GONE)
@@ -447,6 +449,7 @@ class Guard:
             "features": {name: getattr(self.features, name) for name in Features.__dataclass_fields__},
             "incident": self.case.id if self.case is not None else "",
             "failed": self.failed,
+            "up": self.up,
             "endpoint": plain(self.discovery.endpoint),
             "ready": ready,
             "ready_detail": f"{count} of {expectation.count} ranks up" if expectation else f"{count} ranks up",

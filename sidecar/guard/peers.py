@@ -141,6 +141,9 @@ class Peers:
                     self._guard.web.flush()
                 elif message["type"] == "manual":
                     self._guard.verdicts.manual()
+                elif message["type"] == "up" and not self._guard.up:
+                    self._guard.up = True
+                    self._guard.mark_changed()
                 elif message["type"] == "liveness":
                     about = [Identity(**identity) for identity in message["ranks"]]
                     self._guard.verdicts.liveness(verdict_from(message["verdict"]), about)

@@ -310,10 +310,13 @@ def _failing(probes: Iterable[ProbeResult]) -> tuple[ProbeResult, ...]:
 
 
 def _gone(case: _Case) -> tuple[ProbeResult, ...]:
-    """The last failures, enough of them, where all say that nobody is there or that the engine is over; else ()."""
-    last = case.failing[-case.limits.probe_failures :]
-    enough = len(last) == case.limits.probe_failures
-    return last if enough and all(p.answer in (Answer.REFUSED, Answer.OVER) for p in last) else ()
+    """The last failures in a row, where they are enough, of which all say that nobody is there or that the engine is over; else ()."""
+    last: list[ProbeResult] = []
+    for probe in reversed(case.failing):
+        if probe.answer not in (Answer.REFUSED, Answer.OVER):
+            break
+        last.insert(0, probe)
+    return tuple(last) if len(last) >= case.limits.probe_failures else ()
 
 
 def _core_in_a_step(close: Sequence[Look]) -> tuple[str, float] | None:

@@ -14,6 +14,7 @@ from sidecar.recorder.loop import Recorder
 from sidecar.recorder.store import Store
 from sidecar.settings import launch_from_fd
 from sidecar.system.proc import Proc
+from sidecar.system.programs import find_pyspy
 
 _DATA_LIMIT = 512 << 20  # of each collector; not RLIMIT_AS, which py-spy breaks on with big libraries (seen)
 _IGNORED = (
@@ -80,24 +81,6 @@ def main(guard_fd: int, launch_fd: int, history_fd: int = -1) -> None:
         log("the recorder failed", error=f"{type(error).__name__}: {error}")
     finally:
         os._exit(status)  # not sys.exit: a thread in D state is never joined
-
-
-def find_pyspy(python: str, path: str) -> str:
-    """py-spy beside our Python (as pip puts it), else on the PATH; "" if there is none.
-
-    Its pages are asked for, so that the first stack does not wait for the disk.
-    """
-    beside = os.path.dirname(python)
-    for folder in (beside, *path.split(os.pathsep)):
-        program = os.path.join(folder, "py-spy")
-        if folder and os.path.isfile(program) and os.access(program, os.X_OK):
-            fd = os.open(program, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_WILLNEED)
-            finally:
-                os.close(fd)
-            return program
-    return ""
 
 
 def _limit() -> None:

@@ -34,7 +34,7 @@ class RankState:
 class EngineState:
     """One `state` message. `ready` is the guard's own word on readiness, None where it gave none. `endpoint` is where
     the engine's own HTTP server is, None where that is not known. `failed`: found stuck or dead, and the deadline has
-    passed with it still there.
+    passed with it still there. `up`: it has answered, by the word of this web or an earlier one.
     """
 
     state: str
@@ -47,6 +47,7 @@ class EngineState:
     ready_detail: str = ""
     endpoint: Endpoint | None = None
     failed: bool = False
+    up: bool = False
 
     def counted(self) -> tuple[RankState, ...]:
         """The ranks that the expected number counts: workers and schedulers, or engine cores where there are none."""
@@ -89,6 +90,7 @@ def state_from(message: Mapping[str, Any]) -> EngineState:
         ready_detail=_printable(message.get("ready_detail") or ""),
         endpoint=_endpoint(message.get("endpoint")),
         failed=bool(message.get("failed", False)),
+        up=bool(message.get("up", False)),
     )
 
 

@@ -20,6 +20,7 @@ CONTRACT = {
     "rankguard_incidents_total": "counter",
     "rankguard_captures_total": "counter",
     "rankguard_terminations_total": "counter",
+    "rankguard_liveness_failures_total": "counter",
     "rankguard_reap_timeouts_total": "counter",
     "rankguard_records_lost_total": "counter",
     "rankguard_process_restarts_total": "counter",

@@ -124,7 +124,9 @@ class Watch:
         self.monitor = Monitor(settings, Log("web", "json", self._log.fileno()), self.tell, pyspy=PYSPY, **more)
 
     def tell(self, message: dict[str, Any]) -> bool:
-        if not self.deaf:
+        if message["type"] == "up":
+            self.state = replace(self.state, up=True)  # as the guard's next word will say
+        elif not self.deaf:
             self.told.append(json.loads(json.dumps(message)))
         return not self.deaf
 
@@ -377,7 +379,7 @@ def test_what_is_still_bad_after_an_incident_stays_so(tmp_path, engine, standin)
 
 
 def test_another_engine_begins_anew(tmp_path, engine, standin):
-    """Whoever was up before: this one loads its weights. Ranks that only come to those known are the same engine."""
+    """Whoever was up before: this one loads its weights. Where some come or go it is the same engine."""
 
     async def story(watch: Watch) -> None:
         ranks = watch.state.ranks
@@ -385,10 +387,27 @@ def test_another_engine_begins_anew(tmp_path, engine, standin):
         await until(lambda: watch.monitor.summary()["up"], "the engine is up")
         watch.show(ranks=ranks)
         assert watch.monitor.summary()["up"]
-        engine.health, engine.metrics = 503, False
         watch.show(ranks=ranks[1:])
+        watch.show(ranks=())
+        assert watch.monitor.summary()["up"]
+        engine.health, engine.metrics = 503, False
+        watch.show(ranks=tuple(replace(rank, start=rank.start + 1) for rank in ranks), up=False)
         assert not watch.monitor.summary()["up"]
         assert watch.monitor.summary()["verdict"] is None
+
+    watching(tmp_path, engine, ranks_of(standin), story)
+
+
+def test_what_an_earlier_web_has_seen_up_is_up(tmp_path, engine, standin):
+    """Else a hang during which the web is started again, on an engine that answers nothing, would never be found."""
+    engine.health, engine.metrics = 503, False
+
+    async def story(watch: Watch) -> None:
+        await rounds(engine, 4)
+        assert not watch.monitor.summary()["up"]
+        watch.show(up=True)
+        assert watch.monitor.summary()["up"]
+        await until(lambda: "stuck" in watch.verdicts(), "the verdict")
 
     watching(tmp_path, engine, ranks_of(standin), story)
 

@@ -65,6 +65,7 @@ class Monitor:
     ) -> None:
         self._settings = settings
         self._log = log
+        self._tell = tell
         self._report = Report(tell, log, settings.stall_timeout)
         self._history = history
         self._proc = proc or Proc()
@@ -140,7 +141,10 @@ class Monitor:
             self._take_generation(state)
             if state.failed and self._report.bad is None:
                 self._report.take_over()
-                self._up_since = time.monotonic()  # who found it so had seen it up
+            if (state.up or state.failed) and self._up_since is None:
+                self._up_since = time.monotonic()  # an earlier web had seen it answer
+            elif self._up_since is not None and not state.up:
+                self._tell({"type": "up"})  # the guard is a new one
         if self._active() != before:
             self._report.pause()
             self._end_tasks()
@@ -152,9 +156,13 @@ class Monitor:
             self._wake.set()
 
     def _take_generation(self, state: EngineState) -> None:
-        """Another engine begins where one of the processes known is there no more; that some are added is a start."""
-        known = frozenset(Identity(r.pid, r.start) for r in state.ranks if r.up and r.pid > 0 and r.start > 0)
-        if self._known - known:
+        """Another engine begins where none of the ranks known is there any more. That some are added is a start, and
+        that some went may be a helper that ended: what stands still must not look new because of that.
+        """
+        known = frozenset(Identity(rank.pid, rank.start) for rank in watched(state.ranks))
+        if not known:
+            return
+        if self._known and not self._known & known:
             self._seen.forget()
             self._report.forget()
             self._up_since = self._judgement = self._look_at = self._decide_at = None
@@ -325,6 +333,7 @@ class Monitor:
     def _is_up(self, at: float) -> None:
         if self._up_since is None:
             self._up_since = at
+            self._tell({"type": "up"})
             self._log("the engine answers", url=mask_text(self.urls[0] or self.urls[1]))
 
     # Judging and telling.
