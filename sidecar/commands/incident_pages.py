@@ -56,8 +56,11 @@ def print_table(dump_dir: str, entries: Sequence[Entry]) -> None:
         if entry.unreadable:
             row += [_text(f"unreadable: {entry.unreadable}", _BAD)] + [_text(_NONE)] * 3
         else:
-            row += [_text(text(record, "reason")), _text(text(first, "rank") or text(first, "role"), _BAD)]
-            row += [_text(text(first, "cause")), _text(text(record, "engine"))]
+            verdict = part(record, "verdict")
+            odd = _words(verdict.get("odd"))
+            about = text(first, "rank") or text(first, "role") or (odd[0] if len(odd) == 1 else "")
+            row += [_text(text(record, "reason")), _text(about, _BAD)]
+            row += [_text(text(first, "cause") or text(verdict, "liveness")), _text(text(record, "engine"))]
         if several:
             row.append(_text(pod))
         count = len(parts(record, "artifacts"))
@@ -88,12 +91,13 @@ def _facts(dump_dir: str, entry: Entry) -> Table:
     record = entry.record
     decision = part(record, "decision")
     because = decision.get("because")
-    reasons = [word for word in because if isinstance(word, str)] if isinstance(because, list) else []
+    reasons = _words(because)
     pod = part(record, "pod")
     grid = Table.grid(padding=(0, 2))
     for name, value in (
         ("id", entry.id),
         ("reason", text(record, "reason")),
+        ("verdict", _verdict(record)),
         ("decision", text(decision, "action") + (f" ({'; '.join(reasons)})" if reasons else "")),
         ("engine", text(record, "engine")),
         ("group", text(record, "group")),
@@ -102,11 +106,34 @@ def _facts(dump_dir: str, entry: Entry) -> Table:
         ("node", text(pod, "node")),
         ("folder", os.path.join(os.path.abspath(dump_dir), entry.path)),
         ("size", f"{units.shown_size(entry.bytes)} in {entry.files} file{'' if entry.files == 1 else 's'}"),
+        ("signature", text(record, "signature")),
+        ("not in full", _not_in_full(record)),
         ("sealed", "yes" if entry.sealed else "no: still being written, or its writer was ended"),
     ):
         if value:
             grid.add_row(_text(name, _DIM), _text(value))
     return grid
+
+
+def _verdict(record: dict[str, Any]) -> str:
+    """`stuck for 31 s; TP1 stands apart`, "" where the incident is about no living engine."""
+    verdict = part(record, "verdict")
+    since = seconds_of(verdict, "since_seconds")
+    odd = _words(verdict.get("odd"))
+    said = text(verdict, "liveness") + (f" for {since:.0f} s" if since is not None else "")
+    return said + (f"; {', '.join(odd)} stand{'s' if len(odd) == 1 else ''} apart or still" if odd else "")
+
+
+def _not_in_full(record: dict[str, Any]) -> str:
+    """Why evidence is missing that was never to be there, or that is there no more."""
+    throttled = part(record, "throttled")
+    if throttled:
+        return f"number {text(throttled, 'count')} since the last one in full, at {text(throttled, 'since')}"
+    return "a repeat: its evidence was removed to make room" if record.get("collapsed") is True else ""
+
+
+def _words(value: object) -> list[str]:
+    return [word for word in value if isinstance(word, str)] if isinstance(value, list) else []
 
 
 def _failures(record: dict[str, Any]) -> Table | None:

@@ -310,7 +310,7 @@ def _failing(probes: Iterable[ProbeResult]) -> tuple[ProbeResult, ...]:
 
 
 def _gone(case: _Case) -> tuple[ProbeResult, ...]:
-    """The last failures in a row, where they are enough, of which all say that nobody is there or that the engine is over; else ()."""
+    """The last failures in a row of which all say that nobody is there or that the engine is over; () for too few."""
     last: list[ProbeResult] = []
     for probe in reversed(case.failing):
         if probe.answer not in (Answer.REFUSED, Answer.OVER):

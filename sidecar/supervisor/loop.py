@@ -154,7 +154,8 @@ class Supervisor:
             self._engine.forward(number)
             return
         settings = self._launch.settings
-        self._in(settings.death_deadline + settings.reap_timeout + 30, lambda: self._exit(0))
+        captures = max(settings.death_deadline, settings.liveness_deadline)
+        self._in(captures + settings.reap_timeout + 30, lambda: self._exit(0))
 
     def _reap(self) -> None:
         """Look first, then take exactly that one: a bare waitpid(-1) would steal from whoever waits for a pid."""
@@ -175,7 +176,8 @@ class Supervisor:
         if self._engine is not None and identity.pid == self._engine.identity.pid:
             self._engine.wait_status = status
             settings = self._launch.settings
-            limit = settings.death_deadline + settings.exit_grace + settings.reap_timeout + 60
+            captures = max(settings.death_deadline, settings.liveness_deadline)
+            limit = captures + settings.exit_grace + settings.reap_timeout + 60
             self._in(limit, lambda: self._give_up(status))
         elif identity not in self._switch.ranks:
             return  # an orphan: the guard has nothing to do with it
