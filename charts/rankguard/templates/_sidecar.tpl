@@ -1,5 +1,6 @@
 {{/*
-The sidecar container. In your pod: `shareProcessNamespace: true`, and under `containers`
+The sidecar container. In your pod: `shareProcessNamespace: true`, `terminationGracePeriodSeconds: 120`, and under
+`containers` (with `sizeLimit` where the volume is an emptyDir with another limit than 20Gi)
   {{- include "rankguard.container" (dict "image" "rankguard:0.1.0" "settings" (dict "on-rank-death" "kill")) | nindent 4 }}
 */}}
 {{- define "rankguard.container" -}}
@@ -11,6 +12,9 @@ The sidecar container. In your pod: `shareProcessNamespace: true`, and under `co
     - {name: POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
     - {name: POD_UID, valueFrom: {fieldRef: {fieldPath: metadata.uid}}}
     - {name: NODE_NAME, valueFrom: {fieldRef: {fieldPath: spec.nodeName}}}
+    {{- if not (hasKey (.settings | default dict) "dump-volume-limit") }}
+    - {name: RANKGUARD_DUMP_VOLUME_LIMIT, value: {{ .sizeLimit | default "20Gi" | quote }}}
+    {{- end }}
     {{- range $name, $value := .settings }}
     - {name: RANKGUARD_{{ $name | upper | replace "-" "_" }}, value: {{ $value | quote }}}
     {{- end }}
@@ -33,4 +37,16 @@ The sidecar container. In your pod: `shareProcessNamespace: true`, and under `co
 {{- define "rankguard.volume" -}}
 - name: rankguard-dumps
   emptyDir: {sizeLimit: {{ .sizeLimit | default "20Gi" }}}
+{{- end }}
+
+{{/* The engine container's hook: {{- include "rankguard.lifecycle" (dict "token" "…") | nindent 6 }}; without a token: (dict) */}}
+{{- define "rankguard.lifecycle" -}}
+lifecycle:
+  preStop:
+    httpGet:
+      path: /hooks/prestop
+      port: 21400
+      {{- with .token }}
+      httpHeaders: [{name: X-Rankguard-Token, value: {{ . | quote }}}]
+      {{- end }}
 {{- end }}
