@@ -48,7 +48,8 @@ web -> guard
     manual      {}                                               somebody asked for a capture
     up          {}                                               the engine has answered
     liveness    {verdict: Verdict, probe, ranks: [Identity]}     stuck or dead, or (the first time after) not any more
-    hook        {hook: int, deletion: bool, failing: bool, running: bool, group: name}    the preStop hook was called
+    hook        {hook: int, deletion: bool, certain: bool, failing: bool, running: bool, group: name}
+                                                                 the preStop hook was called
 guard -> web
     hook_done   {hook: int, detail}                              it may be answered
 """

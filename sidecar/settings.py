@@ -125,7 +125,7 @@ class Settings:
     )  # fmt: skip
     hook_token: str | None = _setting(
         None, "What a caller of /hooks/prestop must send as X-Rankguard-Token. Unset: anybody may call it; it kills"
-        " nothing by itself.", kind="secret",
+        " nothing by itself, but for two minutes the engine's exits then count as a stop.", kind="secret",
     )  # fmt: skip
     pod_group: str = _setting(
         "", "Name of the LeaderWorkerSet or JobSet group that the pod is part of (downward API). A failure on one node"

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 _PEER_CAPTURES = ("process", "pyspy", "metrics")
 _PEER_DEADLINE = 3.0  # seconds; every pod of the group takes that much longer to go
-_STOP_COMES = 600.0  # seconds after which an engine that was to be stopped, and runs, is watched again
+# Seconds after which an engine that was to be stopped, and runs, is watched again: where the API server has said that
+# its pod goes, it may have long requests to finish; where nobody has, anybody may have called the hook.
+_STOP_COMES = 600.0
+_STOP_MAY_COME = 120.0
 
 
 class Hooks:
@@ -52,7 +55,7 @@ class Hooks:
         else:
             self._capture(hook, deletion, failing, str(message["group"]))
         if drains:
-            self._drain()
+            self._drain(_STOP_COMES if message.get("certain") else _STOP_MAY_COME)
 
     def closed(self, case: Case) -> None:
         """A case is closed: whoever waited for it is answered."""
@@ -79,7 +82,7 @@ class Hooks:
         self._captured = case.id
         self._waiting.append((hook, case.id))
 
-    def _drain(self) -> None:
+    def _drain(self, seconds: float) -> None:
         guard, generation = self._guard, self._generation
         guard.event(Event.DRAIN)
 
@@ -88,4 +91,4 @@ class Hooks:
                 guard.log("the stop that was announced did not come")
                 guard.event(Event.DRAIN_OVER)
 
-        guard.timers.at(clock.monotonic() + _STOP_COMES, look_again)
+        guard.timers.at(clock.monotonic() + seconds, look_again)

@@ -19,7 +19,7 @@ from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from sidecar.model import ArtifactStatus, Identity, Member, RankProcess
-from sidecar.recorder.capture import COREDUMP, TABLE, Entry, Per
+from sidecar.recorder.capture import COREDUMP, TABLE, Entry, Per, concerns
 from sidecar.recorder.capture.base import NEEDS_RUNNING, Attempt, Ended, Piece, Scene, Target
 from sidecar.recorder.children import Child, refusal
 from sidecar.recorder.reactor import Reactor
@@ -263,7 +263,7 @@ def _jobs(names: set[str], scene: Scene, have: Container[tuple[str, str]], twice
             continue
         targets: tuple[Target, ...] = (ENGINE,)
         if entry.per is not Per.ENGINE and not (entry.running and scene.frozen):
-            targets = tuple(target for target in scene.targets if target.is_rank or entry.per is Per.PROCESS)
+            targets = tuple(target for target in scene.targets if concerns(entry, target))
         yield from (_Job(entry, target) for target in targets if (entry.name, target.label) not in have)
 
 

@@ -73,6 +73,7 @@ class Hooks:
             deletion = told.deleting if told is not None else not failing
             call.message |= {
                 "deletion": deletion,
+                "certain": told is not None,
                 "failing": failing,
                 "running": running,
                 "group": (told.group if told is not None else "") or self._pod.group,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from sidecar.model import Role
 from sidecar.recorder.capture import (
     crash_folder,
     cuda_coredump,
@@ -16,7 +17,7 @@ from sidecar.recorder.capture import (
     pyspy,
     pyspy_native,
 )
-from sidecar.recorder.capture.base import Collector
+from sidecar.recorder.capture.base import Collector, Target
 
 
 class Per(StrEnum):
@@ -24,6 +25,7 @@ class Per(StrEnum):
 
     PROCESS = "process"  # every process of the engine
     RANK = "rank"  # every rank, and not what merely belongs to the engine
+    COMPUTE = "compute"  # the ranks that may have a GPU
     ENGINE = "engine"  # once
 
 
@@ -50,6 +52,7 @@ class Entry:
 
 
 COREDUMP = -1
+_COMPUTE = (Role.SCHEDULER, Role.WORKER, Role.ENGINE_CORE)
 
 # Cheapest first: in this order they begin.
 TABLE = (
@@ -58,7 +61,7 @@ TABLE = (
     Entry("metrics", metrics.collect, {"jsonl": metrics.KIND}, Per.ENGINE),
     Entry("nccl_ras", nccl_ras.collect, {"txt": nccl_ras.KIND}, Per.ENGINE, running=True),
     Entry(
-        "flight_recorder", flight_recorder.collect, {"pickle": flight_recorder.KIND},
+        "flight_recorder", flight_recorder.collect, {"pickle": flight_recorder.KIND}, Per.COMPUTE,
         running=True, most=flight_recorder.MOST,
     ),
     Entry("nvml", nvml.collect, {"json": nvml.KIND}, Per.ENGINE),
@@ -66,11 +69,18 @@ TABLE = (
     Entry("pyspy2", pyspy.collect_again, pyspy.SECOND.kinds, holds=True, second_of="pyspy"),
     Entry("pyspy_native", pyspy_native.collect, pyspy.NATIVE.kinds, running=True, holds=True, after=True),
     Entry(
-        "cuda_coredump", cuda_coredump.collect, {"core": cuda_coredump.KIND},
+        "cuda_coredump", cuda_coredump.collect, {"core": cuda_coredump.KIND}, Per.COMPUTE,
         running=True, holds=True, after=True, most=COREDUMP,
     ),
     Entry("crash_folder", crash_folder.collect, {"*": crash_folder.KIND}, Per.ENGINE, most=crash_folder.MOST),
 )  # fmt: skip
+
+
+def concerns(entry: Entry, target: Target) -> bool:
+    """Whether a collector that runs for processes runs for this one."""
+    if entry.per is Per.COMPUTE:
+        return target.is_rank and target.role in _COMPUTE
+    return target.is_rank or entry.per is Per.PROCESS
 
 
 def kind_of(path: str) -> str:

@@ -19,6 +19,8 @@ from sidecar.recorder.capture.base import Attempt, Ended, Piece, Scene, Target, 
 
 KIND = "nvml"
 _LIMIT = 10.0
+_FROZEN_LIMIT = 1.0  # while the kill waits for it
+_DEVICES = ("/dev/nvidiactl", "/dev/dxg")  # without one of them NVML finds no driver
 _EXIT_ABSENT = 3
 # Where device plugins put the driver's libraries without telling the loader (seen on GKE: /usr/local/nvidia/lib64).
 _FOLDERS = ("/usr/local/nvidia/lib64", "/usr/lib64", "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu")
@@ -29,7 +31,10 @@ def collect(_: Target, scene: Scene, left: float) -> Attempt | tuple[Piece, ...]
     """The snapshot as JSON. Skipped where there is no driver."""
     if not scene.python:
         return (Piece(KIND, ArtifactStatus.FAILED, detail="no interpreter to run it with"),)
-    return Attempt(work=program(scene, __name__), judge=_judge, limit=min(_LIMIT, left))
+    if scene.frozen and not any(os.path.exists(device) for device in _DEVICES):
+        return (Piece(KIND, ArtifactStatus.SKIPPED, detail=f"no NVIDIA driver here: no {_DEVICES[0]}"),)
+    limit = _FROZEN_LIMIT if scene.frozen else _LIMIT
+    return Attempt(work=program(scene, __name__), judge=_judge, limit=min(limit, left))
 
 
 def _judge(ended: Ended) -> tuple[Piece, ...]:
