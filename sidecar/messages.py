@@ -16,11 +16,14 @@ guard -> supervisor
                                                                  what a new guard would take up again
     finished    {exit_status: int}                               it is over; the status to exit with
     livez       {failed: bool}                                   what /livez is to say while there is no web
+    remember    {found: bool, failed: bool, drains_until: s monotonic | null}    for a new guard: the engine was found
+                                                                 stuck or dead; its stop was announced by a hook
 supervisor -> web
     guard       {} + one socket                                  the guard, or the new one after a restart
 supervisor -> guard
     ranks       {ranks: [RankProcess]} + one pidfd each          before `hello`: what an earlier guard watched
-    hello       {journal, fired: bool, drained: bool, engine_root: Identity | null, root_wait_status: int | null}
+    hello       {journal, fired: bool, drained: bool, engine_root: Identity | null, root_wait_status: int | null,
+                 failed: bool, found: bool, drains_until}        as an earlier guard has said it last
     recorder    {} + one socket                                  a warm recorder stands by
     web         {} + one socket
     reaped      {identity, wait_status}                          a child of ours was reaped: its status is certain
@@ -46,7 +49,7 @@ guard -> web
 web -> guard
     ack         {seq, epoch}                                     counted up to this, and kept if there is a place for it
     manual      {}                                               somebody asked for a capture
-    up          {}                                               the engine has answered
+    up          {ranks: [Identity]}                              the engine has answered
     liveness    {verdict: Verdict, probe, ranks: [Identity]}     stuck or dead, or (the first time after) not any more
     hook        {hook: int, deletion: bool, certain: bool, failing: bool, running: bool, group: name}
                                                                  the preStop hook was called

@@ -60,6 +60,7 @@ _LISTENING = {
     "--host": "host", "--port": "port", "--uds": "uds", "--ssl-keyfile": "key", "--ssl-certfile": "certificate",
     "--disable-log-stats": "no_stats", "--headless": "headless", "--node-rank": "node_rank",
     "--api-server-count": "servers", "--data-parallel-multi-port-external-lb": "many",
+    "--enable-elastic-ep": "elastic",
 }  # fmt: skip
 _LISTENING_EXACT = {"--config": "file", "--omni": "omni", "--grpc": "grpc", "-r": "node_rank", "-asc": "servers",
                     "-dpm": "many"}  # fmt: skip
@@ -165,7 +166,8 @@ class Vllm:
         if options.values.get("servers") == "0":
             return None
         metrics = "" if "no_stats" in options else "/metrics"
-        ours = "omni" not in options  # another project, with stages of its own
+        # Omni is another project, with stages of its own; while an elastic engine scales, every path says 503.
+        ours = "omni" not in options and "elastic" not in options
         tls = bool(options.values.get("certificate"))  # its key may stand in the same file
         return Endpoint(*at, tls, health="/health", metrics=metrics, unhealthy_is_dead=ours)
 

@@ -63,6 +63,7 @@ class Case:
         self._pass_on_scheduled = False
         self._frozen: dict[Identity, Member] = {}
         self._frozen_plan: Plan | None = None
+        self._stopped_before: set[Identity] | None = None  # of what is captured while it runs
         self._switch_fired = False
         # By an earlier guard, or by the switch: these deaths are ours, whenever they are seen.
         self._kill_had_begun = False
@@ -217,6 +218,7 @@ class Case:
 
     def _begin_running(self) -> None:
         self.phase = Phase.CAPTURING
+        self._stopped_before = self._around.herd.stopped(self.story.members)
         self._journal()
         self._taking.begin()
 
@@ -332,6 +334,10 @@ class Case:
 
     def _let_go(self) -> None:
         ran_on = self.decision.reason in RUNNING
+        if ran_on and self._stopped_before is not None:
+            # A py-spy that died with its recorder may have left its target stopped.
+            left = self._around.herd.stopped(self.story.members) - self._stopped_before
+            self._frozen = {i: member for i, member in self.story.members.items() if i in left}
         self._around.herd.let_go(self._frozen)
         self._frozen = {}
         self._around.leftovers.forget()

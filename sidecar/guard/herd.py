@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from sidecar.guard.census import Census
@@ -84,6 +84,11 @@ class Herd:
         """SIGCONT to everything that was stopped."""
         for identity in members:
             self._signal(identity, signal.SIGCONT)
+
+    def stopped(self, members: Iterable[Identity]) -> set[Identity]:
+        """Those in state T: stopped by a signal, or left so by who had them under ptrace."""
+        stats = ((identity, self._proc.stat(identity.pid)) for identity in members)
+        return {i for i, stat in stats if stat is not None and stat.identity == i and stat.state == "T"}
 
     def newcomers(self, killed: dict[Identity, Member], now: float) -> Plan | None:
         """Processes that belong to the killed ones and are not among them; None if nothing was started since."""

@@ -35,6 +35,13 @@ class Hooks:
         self._waiting: list[tuple[int, str]] = []  # (call, the incident that it waits for)
         self._captured = ""  # the incident that this generation's hook has made
         self._generation = 0
+        self._drained_uncertain = False
+        self.drains_until: float | None = None  # monotonic; what exits until then was announced
+
+    def take_up(self, drains_until: float | None) -> None:
+        """An earlier guard was told of a stop: it may still come."""
+        if drains_until is not None and drains_until > clock.monotonic():
+            self._drain(drains_until)
 
     def called(self, message: Message) -> None:
         """Raises `KeyError` where the message lacks something."""
@@ -45,7 +52,9 @@ class Hooks:
             guard.web.hook_done(hook, "there is no engine")
             return
         case = guard.case or next(iter(guard.sealing), None)
-        drains = guard.state in (State.STARTING, State.SERVING)
+        certain = bool(message.get("certain"))
+        # What nobody confirms is believed once: else whoever calls it again and again keeps the watch blind.
+        drains = guard.state in (State.STARTING, State.SERVING) and (certain or not self._drained_uncertain)
         if deletion and (case is not None or not (message["group"] and message["running"]) or self._captured):
             guard.web.hook_done(hook, "the pod is being deleted: nothing to capture")
         elif case is not None:
@@ -55,7 +64,8 @@ class Hooks:
         else:
             self._capture(hook, deletion, failing, str(message["group"]))
         if drains:
-            self._drain(_STOP_COMES if message.get("certain") else _STOP_MAY_COME)
+            self._drained_uncertain = not certain
+            self._drain(clock.monotonic() + (_STOP_COMES if certain else _STOP_MAY_COME))
 
     def closed(self, case: Case) -> None:
         """A case is closed: whoever waited for it is answered."""
@@ -66,6 +76,8 @@ class Hooks:
     def new_generation(self) -> None:
         """The engine is gone. Its hook's work is done; the next one's is another."""
         self._captured = ""
+        self._drained_uncertain = False
+        self.drains_until = None
         self._generation += 1
 
     def _capture(self, hook: int, deletion: bool, failing: bool, group: str) -> None:
@@ -82,13 +94,17 @@ class Hooks:
         self._captured = case.id
         self._waiting.append((hook, case.id))
 
-    def _drain(self, seconds: float) -> None:
+    def _drain(self, until: float) -> None:
         guard, generation = self._guard, self._generation
+        self.drains_until = until
+        guard.remember()
         guard.event(Event.DRAIN)
 
         def look_again() -> None:
             if generation == self._generation and guard.state is State.DRAINING and not guard.ending.drained:
                 guard.log("the stop that was announced did not come")
+                self.drains_until = None
+                guard.remember()
                 guard.event(Event.DRAIN_OVER)
 
-        guard.timers.at(clock.monotonic() + seconds, look_again)
+        guard.timers.at(until, look_again)

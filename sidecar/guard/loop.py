@@ -182,6 +182,9 @@ class Guard:
             self.discovery.adopt(rank for rank, _ in ranks)
             self.first_seen = now
             self.event(Event.ENGINE_SEEN)
+            self.verdicts.found_failed = bool(message.get("found"))
+            self.set_failed(bool(message.get("failed")))
+            self.hooks.take_up(message.get("drains_until"))
         journal = message.get("journal")
         if journal and journal.get("incident"):
             self.resume(
@@ -322,6 +325,7 @@ class Guard:
         self.verdicts.new_generation()
         self.hooks.new_generation()
         self.set_failed(False)
+        self.remember()
         self.up = False
         self.first_seen = None
         if self.state is not State.WAITING:
@@ -357,7 +361,13 @@ class Guard:
             self.failed = failed
             self.log("livez", answer="failed" if failed else "ok")
             self.tell_supervisor({"type": "livez", "failed": failed})
+            self.remember()
             self._dirty = True
+
+    def remember(self) -> None:
+        """Have the supervisor keep what a new guard of the same engine would need beside the journal."""
+        kept = {"found": self.verdicts.found_failed, "failed": self.failed, "drains_until": self.hooks.drains_until}
+        self.tell_supervisor({"type": "remember", **kept})
 
     def observe_for_a_while(self, case: Case) -> None:
         self.timers.at(clock.monotonic() + _OBSERVING, case.finish_observing)
@@ -376,6 +386,7 @@ class Guard:
             self.event(Event.FAILURE)
             self.ending.failed(list(incident.failures))
             self.ending.ended_by_us = incident.termination is not None
+            self.verdicts.resumed(incident, opened_at)
         self.verdicts.already_told(Identity(f.pid, f.start) for f in incident.failures)
         case.resume(incident, phase, switch_fired, earlier_run)
 

@@ -7,6 +7,7 @@ import select
 from typing import TYPE_CHECKING
 
 from sidecar.errors import PeerGone, ProtocolError
+from sidecar.guard.case import Case
 from sidecar.guard.links import RecorderLink, messages
 from sidecar.guard.surroundings import Phase
 from sidecar.messages import Channel, Message
@@ -87,13 +88,12 @@ class Peers:
     # -- recorders ----------------------------------------------------------------------------------------------
 
     def _hear_recorder(self, link: RecorderLink) -> None:
-        case = next((c for c in self._guard.open_cases() if c.recorder is link), None)
         try:
             for message, fds in messages(link.channel):
                 _close(fds)
                 if message["type"] == "standing_by":
                     self._stands_by(link, message)
-                elif case is not None:
+                elif (case := self._case_of(link)) is not None:
                     case.on_recorder(message)
         except (PeerGone, ProtocolError):
             fd = link.channel.fileno()
@@ -103,8 +103,13 @@ class Peers:
             link.alive = False
             if self.standby is link:
                 self.standby = None
+            case = self._case_of(link)
             if case is not None and case.phase is not Phase.CLOSED:
                 case.recorder_lost()
+
+    def _case_of(self, link: RecorderLink) -> Case | None:
+        """The case that a recorder works on. Asked for each message: it may have been given one by the last."""
+        return next((case for case in self._guard.open_cases() if case.recorder is link), None)
 
     def _stands_by(self, link: RecorderLink, message: Message) -> None:
         guard = self._guard
@@ -142,8 +147,7 @@ class Peers:
                 elif message["type"] == "manual":
                     self._guard.verdicts.manual()
                 elif message["type"] == "up" and not self._guard.up:
-                    self._guard.up = True
-                    self._guard.mark_changed()
+                    self._take_up_word(message)
                 elif message["type"] == "liveness":
                     about = [Identity(**identity) for identity in message["ranks"]]
                     self._guard.verdicts.liveness(verdict_from(message["verdict"]), about)
@@ -153,6 +157,14 @@ class Peers:
             self._drop_web()
         except (KeyError, TypeError, ValueError) as error:
             self._guard.log("a message of the web makes no sense", error=repr(error))
+
+    def _take_up_word(self, message: Message) -> None:
+        """It answered; but what is said of an engine that has ended does not hold for the next one."""
+        guard = self._guard
+        about = [Identity(**identity) for identity in message["ranks"]]
+        if any(i in guard.discovery.ranks and not guard.verdicts.is_over(i) for i in about):
+            guard.up = True
+            guard.mark_changed()
 
     def _drop_web(self) -> None:
         if self._guard.web.channel is not None:

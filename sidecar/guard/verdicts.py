@@ -19,6 +19,7 @@ from sidecar.model import (
     ExitStatus,
     Failure,
     Identity,
+    Incident,
     Liveness,
     Observation,
     ProcessExited,
@@ -50,7 +51,8 @@ class Verdicts:
         self._held: list[Exit] = []
         self._unknown: dict[Identity, tuple[Exit, str]] = {}
         self._told: set[Identity] = set()
-        self._found_failed = False  # the web has found this engine stuck or dead, and an incident was made of it
+        self.found_failed = False  # the web has found this engine stuck or dead, and an incident was made of it
+        self._death_recorded = False  # an incident was made of a death of this engine, or of ranks that never came
         self._judging: Timer | None = None
         self._memory: dict[str, OomCounter] = {}
         self._memory_of: dict[Identity, OomCounter] = {}
@@ -84,7 +86,8 @@ class Verdicts:
             counter.close()
         self._memory.clear()
         self._memory_of.clear()
-        self._found_failed = False
+        self.found_failed = False
+        self._death_recorded = False
         self._over.clear()
         self._told.clear()
         self._unknown.clear()
@@ -164,6 +167,7 @@ class Verdicts:
         if guard.case is not None:
             guard.log("rank died", guard.case.id, rank=exit_.rank, status=_words(exit_.status), cascade=True)
             guard.case.add_failure(self._failure(exit_, seen_by))
+            self._death_recorded = True
             return
         what = meaning(exit_)
         if what is Meaning.NOTHING:
@@ -172,13 +176,13 @@ class Verdicts:
         elif what is Meaning.HELD:
             guard.log("exited", rank=exit_.rank, status=_words(exit_.status), pending="clean if the rest follows")
             self._held.append(replace(exit_, seen_by=seen_by))
-        elif guard.state is State.FAILING:
+        elif guard.state is State.FAILING and self._death_recorded:
             self._count_only(self._failure(exit_, seen_by))
         else:
             self._fail([*self._held, exit_], seen_by)
 
     def _count_only(self, failure: Failure) -> None:
-        """The incident of this engine is sealed, and the engine was left alone: what follows is counted and logged."""
+        """The incident of a first death is sealed and the engine was left alone: what follows is counted and logged."""
         self._guard.log("rank died", rank=failure.rank, cause=str(failure.cause), cascade=True)
         self._guard.web.event(
             "rank_death", role=str(failure.role), rank=failure.rank, cause=str(failure.cause), at=failure.at
@@ -219,6 +223,7 @@ class Verdicts:
 
     def _fail(self, exits: list[Exit], seen_by: str) -> None:
         exits.sort(key=lambda e: e.at)
+        self._death_recorded = True
         self._held.clear()
         self._cancel_judging()
         first = exits[0]
@@ -252,21 +257,26 @@ class Verdicts:
             clock.monotonic(),
         )
         guard.log("rank missing", case.id, ranks=count, expected=expectation.count)
+        self._death_recorded = True
         self._open(case, [])
 
     def liveness(self, verdict: Verdict, about: Iterable[Identity]) -> None:
         """The web's word on an engine that lives: stuck or dead, or not any more."""
         guard = self._guard
         if verdict.liveness not in (Liveness.STUCK, Liveness.DEAD):
-            if self._found_failed:
+            if self.found_failed:
                 guard.log("the engine makes progress again", verdict=str(verdict.liveness))
-            self._found_failed = False
+                self.found_failed = False
+                guard.remember()
             guard.set_failed(False)
             return
         alive = [i for i in about if i in guard.discovery.ranks and i not in self._over]
-        if self._found_failed or not alive or guard.case is not None or guard.state is State.DRAINING:
+        if self.found_failed or not alive or guard.case is not None or guard.state is State.DRAINING:
             return  # told before, about another generation, or while something else is done about it
-        self._found_failed = True
+        self.found_failed = True
+        if guard.state is State.SERVING:
+            self._death_recorded = False  # it had mended itself since
+        guard.remember()
         settings = guard.settings
         reason = Reason.ENGINE_STALLED if verdict.liveness is Liveness.STUCK else Reason.LIVENESS_FAILED
         about_whom = verdict.odd[0] if len(verdict.odd) == 1 else ""
@@ -276,16 +286,25 @@ class Verdicts:
             deadline=settings.liveness_deadline, verdict=verdict,
         )  # fmt: skip
         guard.log("liveness failed", case.id, verdict=str(verdict.liveness), because="; ".join(verdict.because))
-        kills = case.decision.action is Action.KILL
-        guard.timers.at(
-            now + settings.liveness_deadline + (_KILL_TAKES if kills else 0.0), lambda: self._still_failed(set(alive))
-        )
-        self._open(case, [], fails=kills)
+        self._look_whether_it_stays(case.decision, alive, now)
+        self._open(case, [], fails=case.decision.action is Action.KILL)
+
+    def resumed(self, incident: Incident, opened_at: float) -> None:
+        """An earlier guard has opened this incident of the engine that is watched now."""
+        if incident.reason in (Reason.ENGINE_STALLED, Reason.LIVENESS_FAILED):
+            self.found_failed = True
+            self._look_whether_it_stays(incident.decision, list(self._guard.discovery.ranks), opened_at)
+        self._death_recorded = bool(incident.failures) or incident.reason is Reason.RANK_MISSING
+
+    def _look_whether_it_stays(self, decision: Decision, about: Iterable[Identity], opened_at: float) -> None:
+        takes = _KILL_TAKES if decision.action is Action.KILL else 0.0
+        identities = set(about)
+        self._guard.timers.at(opened_at + decision.deadline + takes, lambda: self._still_failed(identities))
 
     def _still_failed(self, about: set[Identity]) -> None:
         """The deadline of a liveness failure has passed: /livez tells if the same engine is there, and as it was."""
         guard = self._guard
-        if self._found_failed and any(i in guard.discovery.ranks and i not in self._over for i in about):
+        if self.found_failed and any(i in guard.discovery.ranks and i not in self._over for i in about):
             guard.set_failed(True)
 
     def pre_stop(self, reason: Reason, because: str, captures: tuple[str, ...], deadline: float, group: str) -> Case:

@@ -108,6 +108,24 @@ _COMPILE: tuple[Row, ...] = (
     (_names("compile compile_using_nvrtc compile_using_nvcc compile_with_cache"), "cupy/cuda/compiler.py"),
 )  # fmt: skip
 
+# Reads weights or finished kernels from a disk or a network, with next to no CPU time. Source: SGLang's weight updates,
+# vLLM's and SGLang's loaders and LoRA managers, the hub's downloads, FlashInfer's kernels on their first use.
+_LOAD: tuple[Row, ...] = (
+    (None, "model_executor/model_loader/"),
+    (None, "srt/model_loader/"),
+    (
+        _names(
+            "load_weights load_model reload_weights update_weights_from_disk init_weights_update_group"
+            " add_adapter add_lora load_lora_adapter"
+        ),
+        "/",
+    ),
+    (None, "huggingface_hub/file_download.py"),
+    (None, "flashinfer/jit/cubin_loader.py"),
+)
+# vLLM: EngineCoreProc._process_engine_step, which runs the model itself where there is one process alone.
+_STEP: Mapping[str, tuple[Row, ...]] = {"vllm": ((_names("_process_engine_step"), "v1/engine/core.py"),)}
+
 # The engine's own loop asks for requests here, with nothing under way.
 _IDLE_LOOP: Mapping[str, tuple[Row, ...]] = {
     # SGLang: Scheduler.recv_requests, since moved to SchedulerRequestReceiver; IdleSleeper with --sleep-on-idle.
@@ -139,7 +157,13 @@ def waits(function: str, path: str) -> bool:
 
 
 def compiles(function: str, path: str) -> bool:
-    return _known(_COMPILE, function, path)
+    """Whether it compiles here, or loads: either takes long and shows no token."""
+    return _known(_COMPILE, function, path) or _known(_LOAD, function, path)
+
+
+def is_step(engine: str, function: str, path: str) -> bool:
+    """Whether the engine's own loop is in the middle of a step here."""
+    return _known(_STEP.get(engine, ()), function, path)
 
 
 def is_idle_loop(engine: str, function: str, path: str) -> bool:

@@ -142,6 +142,11 @@ def judge(
     case = _case(probes, scrapes, looks, limits, now, up_since)
     look_at = _look_at(case, up_since)
     if not case.works:
+        forgotten = standing.stopped(case.looks)
+        if forgotten is not None and forgotten.lasts(limits.patience):
+            # vLLM's numbers stay 0 where what is stopped is what would set them; and whoever is stopped serves nobody.
+            verdict = Verdict(Liveness.STUCK, (forgotten.words,), forgotten.ranks, forgotten.end - forgotten.start)
+            return Judgement(verdict, Reason.ENGINE_STALLED, "progress", look_at)
         return Judgement(Verdict(Liveness.IDLE, (_no_work(case),)), look_at=look_at)
     found = _failure(case)
     if found is not None:
@@ -182,6 +187,9 @@ def _case(
     if core is not None and not waits and not failing:
         facts.append(core[1])
     facts += [look.at for look in looks if standing.traced(look)]
+    if not failing:
+        # vLLM sets its gauges in a step alone: a pause, or an abort of all requests, leaves them what they were.
+        facts += [look.at for look in close if standing.waits_for_requests(look)]
     signs = [b.at for a, b in standing.pairs(close) if standing.in_motion(a, b) or standing.compiling(a, b)]
     if close and standing.compiling(None, close[0]):
         signs.append(close[0].at)
@@ -224,6 +232,11 @@ def _failure(case: _Case) -> Verdict | None:
 def _stopped(case: _Case) -> Run | None:
     """Ranks that are stopped, or held by the kernel, long enough."""
     limits = case.limits
+    # The counters of other replicas say nothing for one that is stopped.
+    replica = bool(case.looks) and standing.replicated(case.looks[-1])
+    run = standing.stopped(case.looks) if replica else None
+    if run is not None and case.waits and run.lasts(limits.timeout):
+        return run
     if case.now - case.fact < limits.timeout:
         return None
     if not (case.certain or len(case.failing) >= min(2, limits.probe_failures)):
@@ -324,7 +337,7 @@ def _core_in_a_step(close: Sequence[Look]) -> tuple[str, float] | None:
     found: tuple[str, float] | None = None
     for look in reversed(close):
         cores = [r.rank for r in look.ranks if r.role == Role.ENGINE_CORE and r.spot is not None
-                 and r.spot.kind is Kind.COLLECTIVE]  # fmt: skip
+                 and (r.spot.kind is Kind.COLLECTIVE or r.spot.step)]  # fmt: skip
         if not cores or (found is not None and found[0] not in cores):
             break
         found = (found[0] if found is not None else cores[0], look.at)

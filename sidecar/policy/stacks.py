@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -36,11 +36,15 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Spot:
-    """`key` is the same for two stacks that stand in the same place; `name` is that place for people."""
+    """`key` is the same for two stacks that stand in the same place; `name` is that place for people.
+
+    `step`: it is inside of a step of the engine's own, so there is work, whatever its numbers say.
+    """
 
     kind: Kind
     name: str
     key: str
+    step: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,11 @@ def spot_of(threads: Sequence[Mapping[str, Any]], pid: int, engine: str) -> Spot
     frames = _frames(_main_thread(threads, pid))
     if not frames:
         return None
+    spot = _spot(frames, engine)
+    return replace(spot, step=True) if any(places.is_step(engine, f.function, f.path) for f in frames) else spot
+
+
+def _spot(frames: list[_Frame], engine: str) -> Spot:
     idle = _idle(frames, engine)
     if idle is not None:
         return _waiting(Kind.IDLE, frames, idle)

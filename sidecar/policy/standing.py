@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TypeVar
 
+from sidecar.model import Role
 from sidecar.policy.sightings import Look, RankLook
 from sidecar.policy.stacks import Kind, Spot, moved, waits_for_device
 
@@ -67,7 +68,9 @@ class Still:
 
     @property
     def all_rest(self) -> bool:
-        return self.readable and self.resting >= self.roles.keys()
+        """Every rank rests, and not each of them for its GPU's sake: some runtimes sleep where CUDA's spins."""
+        on_devices = all(waits_for_device(spot) for spot in self.spots.values())
+        return self.readable and not on_devices and self.resting >= self.roles.keys()
 
     @property
     def all_idle(self) -> bool:
@@ -91,6 +94,12 @@ def traced(look: Look) -> tuple[str, ...]:
 def replicated(look: Look) -> bool:
     """Whether there are replicas, by the ranks' labels."""
     return len({number for rank in look.ranks if (number := _first(_DP, rank.rank))}) > 1
+
+
+def waits_for_requests(look: Look) -> bool:
+    """Whether vLLM's engine cores ask for requests, with none under way, and so do all their workers."""
+    asks = all(r.spot is not None and r.spot.kind is Kind.IDLE and r.state not in "TtD" for r in look.ranks)
+    return asks and any(r.role == Role.ENGINE_CORE for r in look.ranks)
 
 
 def in_motion(before: Look, after: Look) -> tuple[str, ...]:
@@ -140,13 +149,23 @@ def blocked(looks: Sequence[Look]) -> Run | None:
     """Ranks that the kernel holds (state D) in one place, and that use no CPU time: a disk or a driver that hangs."""
     return _held(
         looks,
-        lambda now, then: now.state == then.state == "D" and ("" in (now.wchan, then.wchan) or now.wchan == then.wchan),
+        lambda now, then: (
+            now.state == then.state == "D"
+            and ("" in (now.wchan, then.wchan) or now.wchan == then.wchan)
+            and not _loads(now)
+            and not _loads(then)
+        ),
         "held in the kernel (state D)",
     )
 
 
 def _is_stopped(rank: RankLook) -> bool:
     return rank.state == "T" and not rank.traced
+
+
+def _loads(rank: RankLook) -> bool:
+    """Reading weights or kernels from a slow disk, it is in state D most of the time."""
+    return rank.spot is not None and rank.spot.kind is Kind.COMPILE
 
 
 def _held(looks: Sequence[Look], holds: Callable[[RankLook, RankLook], bool], words: str) -> Run | None:

@@ -1,7 +1,7 @@
 """All captures of one incident: what to take of whom, in which order, how many at once, and when to give up.
 
-A slot is for a child that computes. One that has run for `_PATIENCE` waits for something (a lock, a stopped thread),
-so it gives its slot up and keeps only its own time limit: a process that hangs holds up no other's evidence.
+A slot is for a child that computes. One that has run for its entry's `computes` waits for something (a lock, a stopped
+thread), so it gives its slot up and keeps only its own time limit: a process that hangs holds up no other's evidence.
 
 Where two snapshots are wanted, the second of a process begins some seconds after its first, and what disturbs it
 (`Entry.after`) only after all of those. What a child writes to the volume by itself waits until the incident has its
@@ -25,7 +25,6 @@ from sidecar.recorder.children import Child, refusal
 from sidecar.recorder.reactor import Reactor
 from sidecar.system import signals
 
-_PATIENCE = 0.1
 _MOST_CHILDREN = 48
 _REAP_EVERY = 0.002
 _RESUME_ANYWAY = 1.0
@@ -142,7 +141,11 @@ class Captures:
         due += [running.child.limit_at for running in self._running]
         due += [now + _REAP_EVERY for running in self._running if running.child.silent and not running.child.wakes]
         if self._queue:
-            due += [running.child.began + _PATIENCE for running in self._running if not _waits(running, now)]
+            due += [
+                running.child.began + running.job.entry.computes
+                for running in self._running
+                if not _waits(running, now)
+            ]
             due += [at for at in (*self._firsts.values(), self._volume_until) if at > now]
         due += [dying.resume_at for dying in self._dying if not dying.resumed]
         due += [now + 10 * _REAP_EVERY for dying in self._dying if not dying.child.wakes]
@@ -272,7 +275,7 @@ def _none(entry: Entry, status: ArtifactStatus, detail: str) -> tuple[Piece, ...
 
 
 def _waits(running: _Running, now: float) -> bool:
-    return now - running.child.began > _PATIENCE
+    return now - running.child.began > running.job.entry.computes
 
 
 def targets_of(ranks: Iterable[RankProcess], members: Iterable[Member]) -> tuple[Target, ...]:

@@ -45,6 +45,7 @@ class Supervisor:
         self._workers = Workers(launch, launch_fd, log, self._in, self._greet, self._guard_died)
         self._livez = Livez(launch.listen_fds.get("listen", ()))
         self._journal: Message | None = None
+        self._remembered: Message = {}
         self._engine: Engine | None = None
         self._drained = False
         self._stops = 0
@@ -217,6 +218,9 @@ class Supervisor:
                 "type": "hello",
                 "journal": self._journal,
                 "fired": self._switch.fired,
+                "failed": self._remembered.get("failed", False),
+                "found": self._remembered.get("found", False),
+                "drains_until": self._remembered.get("drains_until"),
                 "engine_root": plain(engine.identity) if engine is not None else None,
                 "root_wait_status": engine.wait_status if engine is not None else None,
                 "drained": self._drained,
@@ -255,6 +259,8 @@ class Supervisor:
             self._keep_journal(message)
         elif kind == "livez":
             self._livez.failed = bool(message["failed"])
+        elif kind == "remember":
+            self._remembered = message
         elif kind == "finished":
             self._exit(int(message["exit_status"]))
 

@@ -164,3 +164,9 @@ def test_other_engines_have_none():
 )
 def test_the_crash_folder_is_what_sglang_was_told(line, folder):
     assert crash_folder(line.split(" ")) == folder
+
+
+def test_an_elastic_engine_that_scales_says_503_and_is_not_over():
+    found = vllm(f"{VLLM} --enable-elastic-ep")
+    assert found is not None
+    assert not found.unhealthy_is_dead

@@ -319,12 +319,60 @@ def test_gauges_that_are_30_s_old_kill_no_idle_engine(offset):
         assert world.failed_at is None
 
 
-def test_ranks_that_wait_for_requests_are_not_believed_for_ever():
-    """A request that was lost between the queues: everybody waits, and it does too."""
+def test_a_core_that_asks_for_requests_has_none_whatever_the_gauges_say():
+    """vLLM sets them in a step alone: after an abort of all requests they stay what they were."""
     ranks = always([core(stacks.VLLM_CORE_IDLE), *workers(*[stacks.VLLM_WORKER_IDLE] * 2)])
-    world = World(ranks, queue=always((0.0, 1.0)), tokens=frozen_at(4.0)).watch(600)
+    world = World(ranks, queue=always((106.0, 0.0)), tokens=frozen_at(4.0)).watch(3600)
+    assert world.failed_at is None
+
+
+def test_a_stopped_replica_is_found_beside_one_that_serves():
+    """The counters are sums over the replicas: they say nothing for the one that is stopped."""
+    ranks = [Rank("DP0_TP0", stacks.SGLANG_IDLE, role="scheduler"),
+             Rank("DP1_TP0", stacks.SGLANG_IDLE, role="scheduler", state="T")]  # fmt: skip
+    world = World(always(ranks), "sglang", queue=always((3.0, 0.0)), tokens=lambda at: 50 * at).watch(600)
+    assert world.last.verdict.odd == ("DP1_TP0",)
     assert world.failed_at is not None
-    assert 60 <= world.failed_at <= 80
+    assert DEFAULTS.stall_timeout <= world.failed_at <= PROMISE
+
+
+def test_a_core_with_no_worker_beside_it_that_hangs_in_a_step():
+    """vLLM on one GPU runs the model in the core itself, and its gauges stay 0 when the first request hangs there."""
+    hung = "forward (torch/nn/modules/module.py:1750)" + stacks.VLLM_CORE_LOOP.replace(
+        "run_busy_loop", "_process_engine_step (vllm/v1/engine/core.py:800)\nrun_busy_loop", 1
+    )
+    world = World(from_then(50, always([core(hung)]), always([core(stacks.VLLM_CORE_IDLE)])),
+                  queue=always((0.0, 0.0)), tokens=always(5.0)).watch(2000)  # fmt: skip
+    assert world.failed_at is not None
+    assert world.failed_at <= 50 + 2 * DEFAULTS.stall_limit + PROMISE
+
+
+@pytest.mark.parametrize("state", ["S", "D"])
+def test_weights_that_are_read_from_a_slow_disk_take_until_the_limit(state):
+    reads = "read (safetensors/torch.py:310)\nload_weights (vllm/model_executor/models/llama.py:600)" + stacks.SPAWN
+    ranks = [core(stacks.VLLM_CORE_STEP), Rank("TP0", reads, state=state, wchan="folio_wait_bit_common"),
+             *workers(stacks.VLLM_ALL_REDUCE, stacks.VLLM_ALL_REDUCE)[1:]]  # fmt: skip
+    world = World(always(ranks), queue=always((1.0, 0.0)), tokens=frozen_at(0.0)).watch(2000)
+    assert world.failed_at is not None
+    assert world.failed_at >= DEFAULTS.stall_limit
+
+
+def test_a_runtime_that_sleeps_while_its_gpu_works_is_no_rest():
+    sync = "synchronize (torch/cuda/streams.py:231)" + stacks.VLLM_FORWARD
+    ranks = [core(stacks.VLLM_CORE_STEP), *workers(sync, sync)]
+    world = World(always(ranks[1:]), queue=always((1.0, 0.0)), tokens=frozen_at(0.0)).watch(290)
+    assert world.failed_at is None
+
+
+def test_a_stopped_rank_of_an_engine_that_shows_no_work_is_found_at_the_limit():
+    """What is stopped may be what would show it: vLLM's core, stopped while idle."""
+    workers_idle = workers(*[stacks.VLLM_WORKER_IDLE] * 2)
+    stopped = [Rank("engine_core", stacks.VLLM_CORE_IDLE, role="engine_core", state="T"), *workers_idle]
+    well = [core(stacks.VLLM_CORE_IDLE), *workers_idle]
+    world = World(from_then(50, always(stopped), always(well)), queue=always((0.0, 0.0)), tokens=always(4.0)).watch(600)
+    assert world.failed_at is not None
+    assert 350 <= world.failed_at <= 370
+    assert "stopped" in " ".join(world.last.verdict.because)
 
 
 def test_of_ranks_that_all_wait_for_requests_none_is_odd():

@@ -47,7 +47,8 @@ def test_answered_when_the_guard_is_done(shared: WebProcess) -> None:
     with calling(shared) as [answer]:
         [hook] = hooks(guard)
         assert {**hook, "hook": 0} == {
-            "type": "hook", "hook": 0, "deletion": True, "certain": False, "failing": False, "running": False, "group": "",
+            "type": "hook", "hook": 0, "deletion": True, "certain": False, "failing": False, "running": False,
+            "group": "",
         }  # fmt: skip
         assert shared.get("/metrics").status_code == 200
         guard.settled()

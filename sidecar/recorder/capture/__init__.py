@@ -37,7 +37,8 @@ class Entry:
     ptrace on it, so only one such works on a process at a time. `second_of`: it repeats the collector named, where two
     snapshots are wanted, and is not asked for by name. `after`: not before these second snapshots, since it disturbs
     its target. `most`: bytes that its child may write to the volume by itself, 0 for one that writes nothing there,
-    `COREDUMP` for the setting of that name; it waits until the incident has its folder.
+    `COREDUMP` for the setting of that name; it waits until the incident has its folder. `computes`: seconds for which
+    its child keeps its slot; one that runs longer waits for something, and others may begin.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Entry:
     second_of: str = ""
     after: bool = False
     most: int = 0
+    computes: float = 0.1
 
 
 COREDUMP = -1
@@ -67,7 +69,8 @@ TABLE = (
     Entry("nvml", nvml.collect, {"json": nvml.KIND}, Per.ENGINE),
     Entry("process2", process.collect_again, {"json": process.SECOND_KIND}, second_of="process"),
     Entry("pyspy2", pyspy.collect_again, pyspy.SECOND.kinds, holds=True, second_of="pyspy"),
-    Entry("pyspy_native", pyspy_native.collect, pyspy.NATIVE.kinds, running=True, holds=True, after=True),
+    # Native stacks compute for seconds: all at once, each would hold its target for as long as all together.
+    Entry("pyspy_native", pyspy_native.collect, pyspy.NATIVE.kinds, running=True, holds=True, after=True, computes=5.0),
     Entry(
         "cuda_coredump", cuda_coredump.collect, {"core": cuda_coredump.KIND}, Per.COMPUTE,
         running=True, holds=True, after=True, most=COREDUMP,

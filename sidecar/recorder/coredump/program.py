@@ -106,9 +106,8 @@ class _Run:
             raise _End(Answer(ArtifactStatus.SKIPPED, why))
         shelf = Shelf(self._order.folder, self._order.label, self._order.room, self._order.most)
         patterns = tuple(expand(template, host, pid) for template in called.files)
-        if FILE not in environ:
-            patterns += (likely_file(pid),)
-        watch = Watch(self._target, patterns, (pipe.folder,))
+        guess = None if FILE in environ else likely_file(pid)
+        watch = Watch(self._target, patterns, (pipe.folder,), guess)
         mounts = self._target.mounts()
         _say({"step": "triggering the dump"})
         self._pipe = pipe

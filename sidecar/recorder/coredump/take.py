@@ -20,7 +20,7 @@ from sidecar.recorder.coredump.watch import Found
 FOLDER_NAME = "cuda_coredump"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_CHUNK = 4 << 20
+_CHUNK = 512 << 10
 _PARTIAL = ".partial"
 
 

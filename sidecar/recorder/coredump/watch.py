@@ -46,7 +46,10 @@ class Found:
 class Watch:
     """Begin it before the trigger: it remembers what is there already."""
 
-    def __init__(self, target: TargetProcess, patterns: tuple[Pattern, ...], extra_folders: tuple[str, ...]) -> None:
+    def __init__(
+        self, target: TargetProcess, patterns: tuple[Pattern, ...], extra_folders: tuple[str, ...],
+        guess: Pattern | None = None,
+    ) -> None:  # fmt: skip
         self._target = target
         self._names = tuple(name for _, name in patterns)
         self._places: dict[tuple[int, int], tuple[int, str, tuple[re.Pattern[str], ...]]] = {}
@@ -57,6 +60,8 @@ class Watch:
         self._open_before = {(file.number, file.path) for file in self._opened()}
         for folder, pattern in patterns:
             self._add(folder, (pattern,))
+        if guess is not None:
+            self._add(guess[0], (guess[1],))
         for folder in extra_folders:
             self._add(folder, self._names)
         for key, (fd, _, allowed) in self._places.items():
@@ -91,6 +96,10 @@ class Watch:
         except OSError as error:
             return f"it cannot be read: {error.strerror}"
 
+    def _told(self, name: str) -> bool:
+        """Whether that is what the environment calls a dump; of any other file its beginning must say so."""
+        return any(pattern.fullmatch(name) for pattern in self._names)
+
     def _add(self, folder: str, names: tuple[re.Pattern[str], ...]) -> None:
         try:
             fd = self._target.folder(folder)
@@ -121,6 +130,8 @@ class Watch:
             for name in self._listed(folder, allowed):
                 version = self._version(folder, name)
                 if version is None or version == self._before.get((*key, name)):
+                    continue
+                if not self._told(name) and not _is_elf(folder, name):
                     continue
                 if best is None or version[3] > best.version[3]:
                     path = os.path.join(shown, name)
@@ -198,3 +209,17 @@ class Watch:
         if not modes.S_ISREG(info.st_mode):
             return None
         return info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns
+
+
+def _is_elf(folder: int, name: str) -> bool:
+    """Whether it begins as a dump does; any other file that grows meanwhile is the engine's own, and none of ours."""
+    try:
+        fd = os.open(name, _READ, dir_fd=folder)
+    except OSError:
+        return True  # said where it is opened
+    try:
+        return os.pread(fd, 4, 0) == b"\x7fELF"
+    except OSError:
+        return True
+    finally:
+        os.close(fd)

@@ -42,8 +42,9 @@ _VERSION = re.compile(r"-\d+(\.\d+)*$")
 
 
 def watched(ranks: Sequence[RankState]) -> tuple[RankState, ...]:
-    """Those of which an identity is known and whose stacks tell something."""
-    return tuple(rank for rank in ranks if rank.up and rank.pid > 0 and rank.start > 0 and rank.role in _ROLES)
+    """Those of which an identity is known and whose stacks tell something; all, of an engine that has none of them."""
+    known = tuple(rank for rank in ranks if rank.up and rank.pid > 0 and rank.start > 0)
+    return tuple(rank for rank in known if rank.role in _ROLES) or known
 
 
 def quick_look(ranks: Sequence[RankState], proc: Proc) -> Look:

@@ -21,7 +21,7 @@ from sidecar.errors import OutOfDescriptors
 from sidecar.log import Log
 from sidecar.masking import mask_text
 from sidecar.messages import Message
-from sidecar.model import Identity, State
+from sidecar.model import Identity, State, plain
 from sidecar.policy.progress import Judgement, Limits, judge, keep_from
 from sidecar.policy.sightings import Answer, ProbeResult, Scrape
 from sidecar.settings import Settings
@@ -143,8 +143,8 @@ class Monitor:
                 self._report.take_over()
             if (state.up or state.failed) and self._up_since is None:
                 self._up_since = time.monotonic()  # an earlier web had seen it answer
-            elif self._up_since is not None and not state.up:
-                self._tell({"type": "up"})  # the guard is a new one
+            elif self._up_since is not None and not state.up and watched(state.ranks):
+                self._say_up(state)  # the guard is a new one
         if self._active() != before:
             self._report.pause()
             self._end_tasks()
@@ -160,9 +160,10 @@ class Monitor:
         that some went may be a helper that ended: what stands still must not look new because of that.
         """
         known = frozenset(Identity(rank.pid, rank.start) for rank in watched(state.ranks))
-        if not known:
+        gone = state.state in (State.WAITING, State.RESTARTING)
+        if not known and not gone:
             return
-        if self._known and not self._known & known:
+        if gone or (self._known and not self._known & known):
             self._seen.forget()
             self._report.forget()
             self._up_since = self._judgement = self._look_at = self._decide_at = None
@@ -333,8 +334,12 @@ class Monitor:
     def _is_up(self, at: float) -> None:
         if self._up_since is None:
             self._up_since = at
-            self._tell({"type": "up"})
+            if self._state is not None:
+                self._say_up(self._state)
             self._log("the engine answers", url=mask_text(self.urls[0] or self.urls[1]))
+
+    def _say_up(self, state: EngineState) -> None:
+        self._tell({"type": "up", "ranks": [plain(Identity(r.pid, r.start)) for r in watched(state.ranks)]})
 
     # Judging and telling.
 
