@@ -12,13 +12,25 @@ from collections.abc import Callable
 from rich.console import Console
 from rich.text import Text
 
-from bench import at_rest, big_memory, engine_gone, machine, observation, quarters
+from bench import (
+    at_rest,
+    big_memory,
+    coredump,
+    engine_gone,
+    liveness,
+    machine,
+    observation,
+    probing,
+    quarters,
+    stacks,
+)
 from bench.report import Report, keep, show, summary
 from bench.scale import Scale
 from sidecar.errors import RankguardError
 
 BENCHMARKS: dict[str, Callable[[Scale], Report]] = {
-    module.NAME: module.run for module in (observation, big_memory, engine_gone, at_rest)
+    module.NAME: module.run
+    for module in (observation, big_memory, engine_gone, at_rest, probing, liveness, stacks, coredump)
 }
 
 
