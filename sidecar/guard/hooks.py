@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from sidecar.guard.case import Case
 from sidecar.messages import Message
-from sidecar.model import Reason, State
+from sidecar.model import Incident, Reason, State
 from sidecar.policy.machine import Event
 from sidecar.system import clock
 
@@ -79,6 +79,12 @@ class Hooks:
         self._drained_uncertain = False
         self.drains_until = None
         self._generation += 1
+
+    def resume(self, incident: Incident) -> None:
+        """An earlier guard's hook has made this incident: a call makes no second one, and what exits is a drain."""
+        self._captured = incident.id
+        if self.drains_until is None:
+            self._drain(clock.monotonic() + _STOP_MAY_COME)
 
     def _capture(self, hook: int, deletion: bool, failing: bool, group: str) -> None:
         guard = self._guard

@@ -29,7 +29,7 @@ from sidecar.guard.hooks import Hooks
 from sidecar.guard.links import WebLink
 from sidecar.guard.peers import Peers
 from sidecar.guard.shm import Leftovers
-from sidecar.guard.surroundings import Surroundings
+from sidecar.guard.surroundings import RUNNING, Surroundings
 from sidecar.guard.timers import Timers
 from sidecar.guard.verdicts import Verdicts
 from sidecar.log import Log
@@ -383,8 +383,13 @@ class Guard:
         if not earlier_run:
             if self.state in (State.WAITING, State.RESTARTING):
                 self.event(Event.ENGINE_SEEN)
-            self.event(Event.FAILURE)
-            self.ending.failed(list(incident.failures))
+            reason = incident.reason
+            if reason in (Reason.PRE_STOP, Reason.PEER_FAILED):
+                self.hooks.resume(incident)
+            elif reason is not Reason.MANUAL:
+                self.event(Event.FAILURE)
+            if incident.decision.action is Action.KILL or reason not in (*RUNNING, Reason.MANUAL):
+                self.ending.failed(list(incident.failures))
             self.ending.ended_by_us = incident.termination is not None
             self.verdicts.resumed(incident, opened_at)
         self.verdicts.already_told(Identity(f.pid, f.start) for f in incident.failures)

@@ -160,7 +160,7 @@ class Monitor:
         that some went may be a helper that ended: what stands still must not look new because of that.
         """
         known = frozenset(Identity(rank.pid, rank.start) for rank in watched(state.ranks))
-        gone = state.state in (State.WAITING, State.RESTARTING)
+        gone = state.state == State.RESTARTING
         if not known and not gone:
             return
         if gone or (self._known and not self._known & known):
