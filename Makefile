@@ -4,6 +4,7 @@
 # and make test-torch the tests that need PyTorch, in an environment of their own (the CPU build, 190 MB).
 PYTHON ?= python3
 VENV := .venv
+WORKERS ?= 3
 BIN := $(VENV)/bin
 TORCH_VENV := .venv-torch
 TORCH := torch==2.13.0
@@ -26,8 +27,9 @@ check: $(VENV)/.installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Most of a test is waiting for processes, so there are more workers than processors.
 test: check
-	$(BIN)/pytest
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal
 
 $(TORCH_VENV)/.installed: pyproject.toml sidecar/version.py
 	$(PYTHON) -m venv $(TORCH_VENV)

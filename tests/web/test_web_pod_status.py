@@ -46,7 +46,7 @@ class ApiServer:
                 pass
 
         class Server(ThreadingHTTPServer):
-            daemon_threads = True
+            daemon_threads = False  # closing waits for them, and `released` lets them end
 
             def handle_error(self, *_: object) -> None:
                 pass  # a client that went away while it was kept waiting
