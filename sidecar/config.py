@@ -120,7 +120,7 @@ def allowed(name: str) -> str:
 
 def _range(metadata: Mapping[str, Any]) -> str:
     if "maximum" in metadata:
-        return f"from {metadata['minimum']:g} to {metadata['maximum']:g}"
+        return f"from {metadata['minimum']:.12g} to {metadata['maximum']:.12g}"
     return f"of at least {metadata['minimum']}"
 
 

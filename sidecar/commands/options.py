@@ -56,7 +56,7 @@ def _notes(field: Field[Any]) -> Iterator[str]:
     if metadata.get("kind") == "captures":
         yield f"Known: {', '.join(metadata['choices'])}."
     if "maximum" in metadata:
-        yield f"{metadata['minimum']:g} to {metadata['maximum']:g}."
+        yield f"{metadata['minimum']:.12g} to {metadata['maximum']:.12g}."
     default: Any = field.default
     if default is None or default is False or default in ("", ()):
         return
@@ -67,5 +67,5 @@ def _notes(field: Field[Any]) -> Iterator[str]:
     elif metadata.get("kind") == "size":
         default = f"{default} ({units.shown_size(default)})"
     elif isinstance(default, float):
-        default = f"{default:g}"
+        default = f"{default:.12g}"
     yield f"[default: {default}]"
