@@ -185,8 +185,9 @@ class Store:
         folder, name = self._parent(path)
         try:
             self._claim(len(data))
-            files.unlink(folder, name)
-            files.create(folder, name, data, durable=False)
+            files.unlink(folder, name + files.PARTIAL)
+            files.create(folder, name + files.PARTIAL, data, durable=False)
+            os.rename(name + files.PARTIAL, name, src_dir_fd=folder, dst_dir_fd=folder)
         finally:
             os.close(folder)
         return Written(len(data), files.sha256(data))

@@ -8,10 +8,12 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from recorder_rig import ID, Ranks, Start, artifacts, incident, rank_process, state_of, wait_for
+from sidecar_process import eventually
 
 from sidecar.model import Artifact, ArtifactStatus, Identity
 from sidecar.recorder.capture.base import Piece, Target
@@ -70,9 +72,21 @@ def thaw(folder: Path) -> None:
 
 
 def fill(folder: Path) -> None:
-    with (folder / "filler").open("wb", buffering=0) as file:
-        os.posix_fallocate(file.fileno(), 0, os.statvfs(folder).f_bavail * os.statvfs(folder).f_frsize)
-    assert os.statvfs(folder).f_bavail == 0
+    """Take all the room there is; the recorder may take some of it meanwhile."""
+    with (folder / "filler").open("ab", buffering=0) as file, suppress(OSError):
+        while os.statvfs(folder).f_bavail:
+            file.write(bytes(4096))
+
+
+def fill_and_take_the_reserve(folder: Path) -> None:
+    """A recorder that stands by may still be at its retention, after which it sees to the reserve again."""
+
+    def taken() -> bool:
+        (folder / ".reserve").unlink(missing_ok=True)
+        fill(folder)
+        return not (folder / ".reserve").exists()
+
+    eventually(taken, "a full volume without a reserve")
 
 
 def big_spy(tmp_path: Path) -> str:
@@ -138,8 +152,7 @@ def test_a_full_volume_without_a_reserve_loses_the_incident_and_says_so(
     folder = tmpfs("1m")
     rig = start(folder)
     rig.until("standing_by")
-    (folder / ".reserve").unlink()
-    fill(folder)
+    fill_and_take_the_reserve(folder)
     what = incident()
     rig.begin(what, [rank_process(identity, "TP0")])
     while not {"captures_done", "lost"} <= {message["type"] for message in rig.heard}:

@@ -18,6 +18,7 @@ from sidecar.errors import ProtocolError
 from sidecar.masking import mask_arguments, mask_text
 from sidecar.model import ArtifactStatus
 from sidecar.recorder.capture.base import GONE, Attempt, Ended, Piece, Scene, Target, over_limit
+from sidecar.recorder.capture.cgroup_numbers import cgroup_numbers
 from sidecar.recorder.capture.environment import shown
 from sidecar.system.proc import Stat, parse_stat
 
@@ -214,6 +215,7 @@ _SECTIONS: tuple[tuple[str, Callable[[int], Any]], ...] = (
     ("fds", _descriptors),
     ("limits", _limits),
     ("cgroup", lambda folder: _text(folder, "cgroup").splitlines()),
+    ("cgroup_numbers", lambda folder: cgroup_numbers(folder, _text(folder, "cgroup"))),
     ("oom_score", _line("oom_score")),
     ("oom_score_adj", _line("oom_score_adj")),
     ("exe", lambda folder: os.readlink("exe", dir_fd=folder)),
