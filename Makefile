@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 TORCH_VENV := .venv-torch
 TORCH := torch==2.13.0
 
-.PHONY: demo test test-torch check bench clean
+.PHONY: demo test test-torch check pods bench lock clean
 .DELETE_ON_ERROR:
 
 $(VENV)/.installed: pyproject.toml sidecar/version.py
@@ -27,8 +27,12 @@ check: $(VENV)/.installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# What the tests with real pods need of this machine: podman and two images. Says why where there can be none.
+pods: $(VENV)/.installed
+	$(BIN)/python tests/pods/prepare.py
+
 # Most of a test is waiting for processes, so there are more workers than processors.
-test: check
+test: check pods
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal
 
 $(TORCH_VENV)/.installed: pyproject.toml sidecar/version.py
@@ -38,6 +42,15 @@ $(TORCH_VENV)/.installed: pyproject.toml sidecar/version.py
 
 test-torch: $(TORCH_VENV)/.installed
 	$(TORCH_VENV)/bin/pytest tests/pytorch
+
+# What the image installs, with hashes. The packages left out are aiohttp's, which only kubernetes.aio imports.
+lock:
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check uv
+	echo setuptools | uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	  --upgrade --output-file requirements-build.lock -
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --upgrade \
+	  $(foreach name,aiohttp aiohttp-retry aiosignal aiohappyeyeballs attrs frozenlist multidict propcache yarl,--no-emit-package $(name)) \
+	  --output-file requirements.lock pyproject.toml
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m bench
