@@ -131,6 +131,10 @@ class Guard:
         self.epoll.register(self.control.fileno(), select.EPOLLIN)
         self._await_hello()
         self._tick()
+        for rank in list(
+            self.discovery.ranks.values()
+        ):  # those that an earlier guard found: their containers are known now
+            self.verdicts.take(self.verdicts.watch_container(rank, clock.monotonic()))
         # No garbage is made in cycles here, and a collection at the wrong moment delays a kill.
         gc.collect()
         gc.freeze()
@@ -185,6 +189,9 @@ class Guard:
             self.verdicts.found_failed = bool(message.get("found"))
             self.set_failed(bool(message.get("failed")))
             self.hooks.take_up(message.get("drains_until"))
+            self.verdicts.memory.given.update(message.get("memory_kills") or {})
+            for rank, _ in ranks:
+                self.verdicts.memory.watch(rank)
         journal = message.get("journal")
         if journal and journal.get("incident"):
             self.resume(
@@ -257,7 +264,7 @@ class Guard:
         for rank in changed:
             self.log("rank", rank=rank.rank, role=str(rank.role), pid=rank.identity.pid, title=rank.title[:60])
             seen += self.exits.watch(rank.identity, now)
-            self.verdicts.watch_memory(rank)
+            seen += self.verdicts.watch_container(rank, now)
             self.leftovers.attach(rank.identity.pid)
         if self.first_seen is None:
             self.first_seen = now
@@ -366,7 +373,10 @@ class Guard:
 
     def remember(self) -> None:
         """Have the supervisor keep what a new guard of the same engine would need beside the journal."""
-        kept = {"found": self.verdicts.found_failed, "failed": self.failed, "drains_until": self.hooks.drains_until}
+        kept = {
+            "found": self.verdicts.found_failed, "failed": self.failed, "drains_until": self.hooks.drains_until,
+            "memory_kills": self.verdicts.memory.given,
+        }  # fmt: skip
         self.tell_supervisor({"type": "remember", **kept})
 
     def observe_for_a_while(self, case: Case) -> None:

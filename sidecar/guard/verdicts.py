@@ -11,6 +11,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sidecar.guard.case import Case
+from sidecar.guard.entrypoints import Entrypoints
+from sidecar.guard.memory_kills import MemoryKills
 from sidecar.guard.surroundings import Surroundings
 from sidecar.guard.timers import Timer
 from sidecar.model import (
@@ -33,7 +35,6 @@ from sidecar.policy.deaths import Exit, Judgement, Meaning, cause_of, judge_held
 from sidecar.policy.machine import Event
 from sidecar.policy.startup import Expectation, counted
 from sidecar.system import clock
-from sidecar.system.cgroup import OomCounter
 
 if TYPE_CHECKING:
     from sidecar.guard.loop import Guard
@@ -54,20 +55,18 @@ class Verdicts:
         self.found_failed = False  # the web has found this engine stuck or dead, and an incident was made of it
         self._death_recorded = False  # an incident was made of a death of this engine, or of ranks that never came
         self._judging: Timer | None = None
-        self._memory: dict[str, OomCounter] = {}
-        self._memory_of: dict[Identity, OomCounter] = {}
+        self.memory = MemoryKills(guard.proc, guard.remember)
+        self._entrypoints = Entrypoints(guard.census, guard.exits)
 
     # -- watching -----------------------------------------------------------------------------------------------
 
-    def watch_memory(self, rank: RankProcess) -> None:
-        """Open the memory events of the rank's cgroup while it lives; ranks of one cgroup share a counter."""
-        if rank.identity in self._memory_of:
-            return
-        key = self._guard.proc.cgroup(rank.identity.pid)
-        if key and key not in self._memory:
-            self._memory[key] = OomCounter(self._guard.proc, rank.identity.pid)
-        if key:
-            self._memory_of[rank.identity] = self._memory[key]
+    def watch_container(self, rank: RankProcess, now: float) -> list[Observation]:
+        """Watch what the rank's container tells of its end: its memory events and its entrypoint.
+
+        Returns what is to be said at once.
+        """
+        self.memory.watch(rank)
+        return self._entrypoints.watch(rank, now)
 
     def already_told(self, identities: Iterable[Identity]) -> None:
         """An earlier guard has told of these exits."""
@@ -82,10 +81,8 @@ class Verdicts:
 
     def new_generation(self) -> None:
         """The engine is gone; nothing of it is held against the next one."""
-        for counter in self._memory.values():
-            counter.close()
-        self._memory.clear()
-        self._memory_of.clear()
+        self.memory.new_generation()
+        self._entrypoints.new_generation()
         self.found_failed = False
         self._death_recorded = False
         self._over.clear()
@@ -101,6 +98,7 @@ class Verdicts:
         if not observations:
             return
         for observation in observations:
+            self._entrypoints.take(observation)
             self._take_one(observation)
         case = self._guard.case
         if case is not None:
@@ -170,6 +168,9 @@ class Verdicts:
             self._death_recorded = True
             return
         what = meaning(exit_)
+        rank = self._over.get(exit_.identity)
+        if what is Meaning.FAILURE and rank is not None and self._entrypoints.explains(exit_, rank.container):
+            what = Meaning.HELD
         if what is Meaning.NOTHING:
             guard.log("helper ended", rank=exit_.rank)
             guard.let_be(exit_.identity)
@@ -194,7 +195,7 @@ class Verdicts:
         leaves_alone = guard.case is None or guard.case.decision.action is Action.OBSERVE
         if alive == 0 and leaves_alone and self._over and not self._unknown:
             if self._held:
-                guard.log("engine stopped", because="every process has left with 0 or by a stop signal")
+                guard.log("engine stopped", because="every process has left as one does that was told to")
             guard.engine_gone()
             return
         if not self._held or guard.case is not None or guard.state is State.DRAINING:
@@ -364,8 +365,8 @@ class Verdicts:
         )  # fmt: skip
 
     def _failure(self, exit_: Exit, seen_by: str) -> Failure:
-        counter = self._memory_of.get(exit_.identity)
-        oom = exit_.status.signal == 9 and counter is not None and counter.take()
+        rank = self._over.get(exit_.identity)
+        oom = self.memory.explains(exit_.identity, rank.container if rank is not None else "", exit_.status)
         wall = clock.wall() - (clock.monotonic() - exit_.at)
         detail = "exited with 0 while the others ran on" if exit_.status.code == 0 else exit_.status.why_unknown
         return Failure(

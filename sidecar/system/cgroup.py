@@ -49,18 +49,21 @@ def memory_mount(mountinfo: str, version: str) -> tuple[str, str]:
 
 
 class OomCounter:
-    """The `oom_kill` counter of one cgroup, held open. `fd` is -1 where there is nothing to read."""
+    """The `oom_kill` counter of one cgroup, held open. `fd` is -1 where there is nothing to read.
 
-    def __init__(self, proc: Proc, pid: int) -> None:
+    `seen` is how many kills have been given to deaths, or were there before; told by an earlier guard, or read now.
+    """
+
+    def __init__(self, proc: Proc, pid: int, seen: int | None = None) -> None:
         self.fd = _open_events(proc, pid)
-        self._seen = self._read() or 0
+        self.seen = seen if seen is not None else self._read() or 0
 
     def take(self) -> bool:
         """True if a kill has happened that was not yet given to a death. Each rise explains one death."""
         count = self._read()
-        if count is None or count <= self._seen:
+        if count is None or count <= self.seen:
             return False
-        self._seen += 1
+        self.seen += 1
         return True
 
     def close(self) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -49,3 +51,11 @@ def _cannot(why: str) -> None:
     if os.environ.get("CI"):
         pytest.fail(why)
     pytest.skip(why)
+
+
+@pytest.fixture
+def memory() -> Iterator[Path]:
+    """A folder in memory, as an emptyDir of medium Memory is one."""
+    folder = Path(tempfile.mkdtemp(prefix="rankguard-pods-", dir="/dev/shm"))
+    yield folder
+    shutil.rmtree(folder)

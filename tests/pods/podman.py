@@ -61,7 +61,15 @@ class Podman:
         # crun refuses the hybrid cgroups of many machines, hence runc.
         texts = {
             "containers.conf": f'[containers]\ndefault_ulimits = {_ULIMITS}\n[engine]\nruntime = "runc"\n',
-            "storage.conf": f'[storage]\ndriver = "overlay"\ngraphroot = "{self.storage}"\nrunroot = "{self.cache}/run"\n',
+            "storage.conf": "\n".join(
+                [
+                    "[storage]",
+                    'driver = "overlay"',
+                    f'graphroot = "{self.storage}"',
+                    f'runroot = "{self.cache}/run"',
+                    "",
+                ]
+            ),
         }
         for name, text in texts.items():
             path = self.cache / name

@@ -53,6 +53,7 @@ class Pod:
         self._file = folder / f"{self.name}.yaml"
         self._containers = [container["name"] for container in spec["spec"]["containers"]]
         self._neighbours: list[Identity] = []
+        self._logs: dict[str, Path] = {}
 
     def __enter__(self) -> Pod:
         self._file.write_text(json.dumps(self.spec))  # JSON is YAML
@@ -156,9 +157,14 @@ class Pod:
         return self.podman.run("exec", self.full(container), *command, check=check, timeout=timeout)
 
     def logs(self, container: str) -> str:
-        """All that a container has said, over its restarts."""
-        done = self.podman.run("logs", self.full(container))
-        return done.stdout + done.stderr
+        """All that a container has said, over its restarts: the file that the kubelet, too, would read."""
+        if container not in self._logs:
+            config = self.inspect(container)["HostConfig"]["LogConfig"]
+            assert config["Type"] == "k8s-file", config
+            self._logs[container] = Path(config["Path"])
+        # Each piece is "TIME STREAM F text", or P for the part of a line that is not yet whole.
+        pieces = (line.split(" ", 3) for line in self._logs[container].read_text(errors="replace").splitlines())
+        return "".join(piece[3] + ("\n" if piece[2] == "F" else "") for piece in pieces if len(piece) == 4)
 
     def lines(self, event: str = "", **match: Any) -> list[dict[str, Any]]:
         """The sidecar's log lines with this event and these values."""
