@@ -116,6 +116,7 @@ class Guard:
         self._said: Message | None = None
         self._saw_ranks = 0
         self._said_short = 0
+        self._greeted = False
         self._around = Surroundings(
             herd=self.herd, timers=self.timers, web=self.web, log=log, leftovers=self.leftovers,
             tell_supervisor=self.tell_supervisor, take_recorder=self.peers.take_recorder,
@@ -186,12 +187,16 @@ class Guard:
             self.discovery.adopt(rank for rank, _ in ranks)
             self.first_seen = now
             self.event(Event.ENGINE_SEEN)
+            if message.get("served"):
+                self.event(Event.RANKS_COMPLETE)
             self.verdicts.found_failed = bool(message.get("found"))
             self.set_failed(bool(message.get("failed")))
             self.hooks.take_up(message.get("drains_until"))
             self.verdicts.memory.given.update(message.get("memory_kills") or {})
             for rank, _ in ranks:
                 self.verdicts.memory.watch(rank)
+        self._greeted = True
+        self.remember()
         journal = message.get("journal")
         if journal and journal.get("incident"):
             self.resume(
@@ -313,6 +318,8 @@ class Guard:
         """Something happened to the engine as a whole."""
         before, self.state = self.state, machine.after(self.state, event)
         self._dirty = True
+        if State.SERVING in (before, self.state) and before is not self.state:
+            self.remember()
         ranks = startup.counted(self.discovery.roles(), self.discovery.expectation)
         if before is not self.state or ranks != self._saw_ranks:
             self._saw_ranks = ranks
@@ -373,9 +380,11 @@ class Guard:
 
     def remember(self) -> None:
         """Have the supervisor keep what a new guard of the same engine would need beside the journal."""
+        if not self._greeted:
+            return  # what an earlier guard knew is not all taken up yet
         kept = {
-            "found": self.verdicts.found_failed, "failed": self.failed, "drains_until": self.hooks.drains_until,
-            "memory_kills": self.verdicts.memory.given,
+            "served": self.state is State.SERVING, "found": self.verdicts.found_failed, "failed": self.failed,
+            "drains_until": self.hooks.drains_until, "memory_kills": self.verdicts.memory.given,
         }  # fmt: skip
         self.tell_supervisor({"type": "remember", **kept})
 

@@ -50,6 +50,7 @@ class Verdicts:
         self._guard = guard
         self._over: dict[Identity, RankProcess] = {}
         self._held: list[Exit] = []
+        self._failed: list[Exit] = []  # of the observations that are being taken
         self._unknown: dict[Identity, tuple[Exit, str]] = {}
         self._told: set[Identity] = set()
         self.found_failed = False  # the web has found this engine stuck or dead, and an incident was made of it
@@ -100,6 +101,7 @@ class Verdicts:
         for observation in observations:
             self._entrypoints.take(observation)
             self._take_one(observation)
+        self._open_for_failed()
         case = self._guard.case
         if case is not None:
             case.hasten()
@@ -134,6 +136,7 @@ class Verdicts:
         waiting = self._unknown.pop(identity, None)
         if waiting is not None:
             self._tell(*waiting)
+            self._open_for_failed()
             self._judge_held()
 
     def _correct(self, identity: Identity, status: ExitStatus) -> None:
@@ -180,7 +183,13 @@ class Verdicts:
         elif guard.state is State.FAILING and self._death_recorded:
             self._count_only(self._failure(exit_, seen_by))
         else:
-            self._fail([*self._held, exit_], seen_by)
+            self._failed.append(replace(exit_, seen_by=seen_by))
+
+    def _open_for_failed(self) -> None:
+        """One incident of all that was seen to fail at once: with nothing left to kill it may be over in a moment."""
+        if self._failed:
+            failed, self._failed = self._failed, []
+            self._fail([*self._held, *failed], failed[0].seen_by)
 
     def _count_only(self, failure: Failure) -> None:
         """The incident of a first death is sealed and the engine was left alone: what follows is counted and logged."""
@@ -242,6 +251,8 @@ class Verdicts:
             status=_words(root.status),
             seen_by=root.seen_by,
         )
+        for other in failures[1:]:
+            guard.log("rank died", case.id, rank=other.rank, status=_words(other.status), cascade=True)
         self._open(case, failures)
 
     def ranks_missing(self, expectation: Expectation) -> None:

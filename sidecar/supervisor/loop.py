@@ -218,6 +218,7 @@ class Supervisor:
                 "type": "hello",
                 "journal": self._journal,
                 "fired": self._switch.fired,
+                "served": self._remembered.get("served", False),
                 "failed": self._remembered.get("failed", False),
                 "found": self._remembered.get("found", False),
                 "drains_until": self._remembered.get("drains_until"),
