@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 TORCH_VENV := .venv-torch
 TORCH := torch==2.13.0
 
-.PHONY: demo test test-torch check pods bench lock clean
+.PHONY: demo test test-torch check pods soak bench lock clean
 .DELETE_ON_ERROR:
 
 $(VENV)/.installed: pyproject.toml sidecar/version.py
@@ -30,6 +30,10 @@ check: $(VENV)/.installed
 # What the tests with real pods need of this machine: podman and two images. Says why where there can be none.
 pods: $(VENV)/.installed
 	$(BIN)/python tests/pods/prepare.py
+
+# Ten minutes of failures in real pods; SOAK="--seconds 3600 --pods 4 --seed 7" says otherwise.
+soak: pods
+	PYTHONPATH=tests $(BIN)/python tests/pods/soak.py $(SOAK)
 
 # Most of a test is waiting for processes, so there are more workers than processors.
 test: check pods

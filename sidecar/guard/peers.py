@@ -18,6 +18,11 @@ from sidecar.system.proc import status_from_wait
 if TYPE_CHECKING:
     from sidecar.guard.loop import Guard
 
+_TAKE_UP_AGAIN = (
+    20.0,
+    600.0,
+)  # seconds between two tries to finish a record that a bad volume left open: first, at most
+
 
 class Peers:
     """The supervisor, the recorders and the web, as one guard hears them."""
@@ -26,6 +31,9 @@ class Peers:
         self.standby: RecorderLink | None = None
         self._guard = guard
         self._recorders: dict[int, RecorderLink] = {}
+        self._taken_up: dict[
+            str, tuple[float, float]
+        ] = {}  # how long to wait after the next time, and when that may be
 
     def hear(self, fd: int) -> None:
         """Take what waits on one descriptor."""
@@ -132,8 +140,15 @@ class Peers:
             guard.log("an unfinished incident cannot be read", error=repr(error))
             return
         # From another boot no identity means anything; with a case open, the next recorder says it again.
-        if incident.boot_id == guard.boot_id and not self._guard.open_cases():
-            guard.resume(incident, "left open by an earlier run", clock.monotonic(), earlier_run=True)
+        if incident.boot_id != guard.boot_id or guard.open_cases():
+            return
+        now = clock.monotonic()
+        pause, due = self._taken_up.get(incident.id, (_TAKE_UP_AGAIN[0], 0.0))
+        if now < due:  # it could not be sealed, and so soon it can hardly be
+            guard.timers.at(due, lambda: self._take_up(data))
+            return
+        self._taken_up[incident.id] = min(2 * pause, _TAKE_UP_AGAIN[1]), now + pause
+        guard.resume(incident, "left open by an earlier run", now, earlier_run=True)
 
     # -- the web ------------------------------------------------------------------------------------------------
 

@@ -357,7 +357,10 @@ class Store:
                 raise OSError(errno.EDQUOT, "it does not fit within --dump-max-bytes and --dump-free-floor")
             return
         volume = os.fstatvfs(self._folder)
-        if volume.f_bavail * volume.f_frsize - size >= self._free_floor:
+        left = volume.f_bavail * volume.f_frsize - size
+        if left < _RESERVE_BYTES:  # which the reserve may have been given for: without its record evidence is nothing
+            raise OSError(errno.EDQUOT, "the last room on the volume is kept for the record")
+        if left >= self._free_floor:
             return
         if self._below_floor + size > _BELOW_FLOOR:
             raise OSError(errno.EDQUOT, "the volume is down to --dump-free-floor")

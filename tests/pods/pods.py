@@ -231,6 +231,13 @@ def artifacts(record: dict[str, Any], kind: str, status: str = "captured") -> di
     return {a["rank"]: a for a in record["artifacts"] if a["kind"] == kind and a["status"] == status}
 
 
+def fill(file: Path) -> None:
+    """Leave no byte free on the file's volume."""
+    with suppress(OSError), file.open("wb", buffering=0) as filler:
+        while True:
+            filler.write(bytes(4096))
+
+
 def said(command: list[str]) -> str:
     """A command as a shell takes it."""
     return shlex.join(command)

@@ -11,22 +11,11 @@ import pytest
 from pod_specs import PYTHON, engine, host_folder, pod, sidecar
 from pods import Pod, Seen, artifacts, said, sealed
 from sidecar_process import eventually
+from soak import EATER
 
 pytestmark = pytest.mark.root
 Play = Callable[[dict[str, Any]], Pod]
 SMALL = ("--tp", "2", "--light", "--no-detokenizer")
-# Grows until the process that it is told is no more: the kernel has to take somebody for it.
-_EATER = """\
-import sys, os
-held = []
-def there(pid):
-    try:
-        return open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
-while there(int(sys.argv[1])):
-    held.append(bytearray(1 << 20))
-"""
 
 
 @pytest.mark.parametrize(
@@ -81,7 +70,7 @@ def test_a_kill_for_memory_is_told_as_such(play: Play, dumps: Path, guard: str) 
             first = running.worker("guard")
             assert first is not None
             first.kill(signal.SIGSTOP)  # it sees nothing, and is killed as it is
-        running.exec("engine", PYTHON, "-c", _EATER, str(rank.inside), check=False)
+        running.exec("engine", PYTHON, "-c", EATER, str(rank.inside), check=False)
         assert rank.state in (None, "Z", "X")
         if guard == "is away":
             first.kill()

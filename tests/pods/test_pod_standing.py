@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from pod_specs import PYTHON, engine, pod, sidecar
-from pods import Pod, sealed
+from pods import Pod, fill, sealed
 from sidecar_process import eventually
 
 pytestmark = pytest.mark.root
@@ -114,12 +114,12 @@ def test_a_volume_that_cannot_be_written(play: Play, dumps: Path, trouble: str) 
     options = ("ro",) if trouble == "read-only" else ()
     with volume(dumps, "1m", *options):
         if trouble == "full":
-            _fill(dumps)
+            fill(dumps / "filler")
         container = sidecar(dumps=trouble != "missing")
         with play(pod(None if trouble == "missing" else dumps, engine(*SMALL), container)) as running:
             running.wait_serving(2)
             if trouble == "full while it runs":
-                _fill(dumps)
+                fill(dumps / "filler")
             running.rank("TP0").kill()
             running.wait_line("killed")
             running.wait_serving(2, times=2)
@@ -179,16 +179,6 @@ def test_a_collector_that_eats_memory(play: Play, dumps: Path, tmp_path: Path) -
         assert running.exits("engine") == [137]
         assert _oom_kills(running, "rankguard") == 0
         never_restarted(running)
-
-
-def _fill(folder: Path) -> None:
-    """Leave no byte free."""
-    try:
-        with (folder / "filler").open("wb", buffering=0) as file:
-            while True:
-                file.write(bytes(4096))
-    except OSError:
-        pass
 
 
 def _oom_kills(running: Pod, container: str) -> int:
