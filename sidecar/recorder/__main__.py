@@ -13,6 +13,7 @@ from sidecar.recorder.capture.base import Scene
 from sidecar.recorder.loop import Recorder
 from sidecar.recorder.store import Store
 from sidecar.settings import launch_from_fd
+from sidecar.system.limits import limit_data
 from sidecar.system.memory import OwnMemory
 from sidecar.system.proc import Proc
 from sidecar.system.programs import find_pyspy
@@ -92,9 +93,5 @@ def _limit(memory: OwnMemory) -> None:
     less (`sidecar.recorder.allowance`).
     """
     room = memory.room()
-    data = _DATA_LIMIT if room is None else max(_LEAST_LIMIT, min(_DATA_LIMIT, room.limit // 2))
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    if hard != resource.RLIM_INFINITY:
-        data = min(data, hard)
-    resource.setrlimit(resource.RLIMIT_DATA, (data, hard))
+    limit_data(0, _DATA_LIMIT if room is None else max(_LEAST_LIMIT, min(_DATA_LIMIT, room.limit // 2)))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

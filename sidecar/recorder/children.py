@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import signal
 import time
 from collections.abc import Callable
 
 from sidecar.recorder.capture.base import Attempt, Ended
 from sidecar.recorder.reactor import Reactor
+from sidecar.system.limits import go_before_us, limit_data
 from sidecar.system.memory import data_size
 
 _ERR_CAP = 4096
@@ -151,8 +151,8 @@ class Child:
         finally:
             os.close(out_end)
             os.close(err_end)
-        _volunteer(pid)
-        _limit(pid, self._data)
+        go_before_us(pid, 1.0)  # evidence is worth less than whoever else is short of memory
+        limit_data(pid, self._data)
         self._watch(out, self._out, self._cap)
         self._watch(err, self._err, _ERR_CAP)
         return pid
@@ -211,38 +211,14 @@ def _in_child(work: Callable[[int], None], fd: int, data: int) -> None:
         # Above all the channel to the guard and the incident's lock: both must end with the recorder, not with us.
         os.closerange(3, fd)
         os.closerange(fd + 1, _MOST_DESCRIPTORS)
-        _volunteer(os.getpid())
-        _limit(0, data)
+        go_before_us(os.getpid(), 1.0)
+        limit_data(0, data)
         work(fd)
         code = 0
     except MemoryError:
         code = _OUT_OF_MEMORY
     finally:
         os._exit(code)
-
-
-def _volunteer(pid: int) -> None:
-    """Make it the first to go when memory is short: evidence is worth less than the engine next door."""
-    try:
-        fd = os.open(f"/proc/{pid}/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
-    except OSError:
-        return
-    try:
-        os.write(fd, b"1000")
-    except OSError:
-        pass
-    finally:
-        os.close(fd)
-
-
-def _limit(pid: int, data: int) -> None:
-    """Not RLIMIT_AS, which `py-spy --native` breaks on with big libraries (seen)."""
-    try:
-        _, hard = resource.prlimit(pid, resource.RLIMIT_DATA)
-        most = data if hard == resource.RLIM_INFINITY else min(data, hard)
-        resource.prlimit(pid, resource.RLIMIT_DATA, (most, most))
-    except (OSError, ValueError):  # it has ended, or this place does not let us: the watch is still there
-        pass
 
 
 def refusal(error: OSError) -> str:

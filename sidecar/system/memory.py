@@ -52,6 +52,14 @@ class OwnMemory:
         self._levels = _levels(proc)
         self._kills = OomCounter(proc, os.getpid())
 
+    def close(self) -> None:
+        for level in self._levels:
+            for fd in (level.limit_fd, level.usage_fd, level.stat_fd):
+                if fd >= 0:
+                    os.close(fd)
+        self._levels = []
+        self._kills.close()
+
     def room(self) -> Room | None:
         """The least that any of the cgroups has left; None where none has a limit, or none can be read."""
         rooms = [room for level in self._levels if (room := _room(level)) is not None]

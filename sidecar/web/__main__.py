@@ -11,7 +11,13 @@ import traceback
 from sidecar.log import Log
 from sidecar.messages import Channel
 from sidecar.settings import launch_from_fd
+from sidecar.system.limits import limit_data
+from sidecar.system.memory import OwnMemory
+from sidecar.system.proc import Proc
 from sidecar.web.process import Web
+
+_DATA_LIMIT = 512 << 20  # our own, and at most two thirds of what the container may have; at rest we need 40 MiB
+_LEAST_LIMIT = 128 << 20
 
 
 class _ToLog(logging.Handler):
@@ -36,10 +42,14 @@ def main(control_fd: int, launch_fd: int, history_fd: int = -1) -> None:
     if history_fd >= 0:
         os.set_inheritable(history_fd, False)
     log = Log("web", launch.settings.log_format)
+    memory = OwnMemory(Proc())
+    room = memory.room()
+    # Whatever we are made to read ends in a MemoryError here, and not the container.
+    limit_data(0, _DATA_LIMIT if room is None else max(_LEAST_LIMIT, min(_DATA_LIMIT, room.limit * 2 // 3)))
     logging.getLogger().addHandler(_ToLog(log))
 
     async def life() -> None:
-        await Web(launch, Channel.from_fd(control_fd), log, history_fd).run()
+        await Web(launch, Channel.from_fd(control_fd), log, history_fd, memory).run()
 
     try:
         asyncio.run(life())

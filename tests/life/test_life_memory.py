@@ -76,3 +76,15 @@ def test_collectors_that_eat_memory(tmp_path: Path, how: str) -> None:
         assert {a["status"] for a in record["artifacts"] if a["kind"] == "process" and a["rank"] in ("TP0", "TP2")} == {
             "captured"
         }
+
+
+def test_whom_the_kernel_ends_first(tmp_path: Path) -> None:
+    """Who the kill needs least goes first: recorder, web, guard, and the supervisor last, which is left as it came."""
+
+    def score(pid: int) -> int:
+        return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+
+    with watched(tmp_path / "dumps") as (_, sidecar):
+        scores = [score(sidecar.pid), *(score(sidecar.worker(kind)) for kind in ("guard", "web", "recorder"))]
+        assert scores[0] == score(os.getpid())
+        assert scores == sorted(set(scores)), scores
