@@ -28,7 +28,7 @@ from sidecar.system.limits import raise_descriptor_limit
 from sidecar.system.proc import Proc
 from sidecar.system.subreaper import become_subreaper
 
-_BEAT_CHECK = 5.0  # how often the guard's heartbeat is looked at, in seconds
+_BEAT_CHECK = 5.0  # how often the heartbeats of guard and web are looked at, in seconds
 _FD_BATCH = 200
 _TELL_AGAIN = 0.1
 _LAST_WORDS = 2.0  # how long our processes get to end by themselves
@@ -70,7 +70,7 @@ class Supervisor:
             self._log("command started", pid=self._engine.identity.pid)
         raise_descriptor_limit()  # not before the command was started, which keeps its own
         self._workers.start_all()
-        self._in(_BEAT_CHECK, self._check_heartbeat)
+        self._in(_BEAT_CHECK, self._check_heartbeats)
         while self._exit_status is None:
             self._round()
         self._end_workers()
@@ -95,7 +95,7 @@ class Supervisor:
         guard = self._workers.guard
         if guard is not None:
             poll.register(guard.fileno(), select.POLLIN)
-        self._livez.register(poll, self._workers.web_pid)
+        self._livez.register(poll, self._workers.serving_web)
         ready = dict(poll.poll(self._timeout()))
         if guard is not None and guard.fileno() in ready:
             self._hear_guard()
@@ -125,9 +125,9 @@ class Supervisor:
     def _in(self, seconds: float, action: Callable[[], None]) -> None:
         self._later.append((clock.monotonic() + seconds, action))
 
-    def _check_heartbeat(self) -> None:
-        self._in(_BEAT_CHECK, self._check_heartbeat)
-        self._workers.check_heartbeat()
+    def _check_heartbeats(self) -> None:
+        self._in(_BEAT_CHECK, self._check_heartbeats)
+        self._workers.check_heartbeats()
 
     # -- signals ------------------------------------------------------------------------------------------------
 
