@@ -14,7 +14,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-from sidecar.errors import PeerGone, ProtocolError
+from sidecar.errors import OutOfDescriptors, PeerGone, ProtocolError
 from sidecar.log import Log
 from sidecar.messages import Message
 from sidecar.model import Identity, plain, plan_from, rank_process_from
@@ -24,12 +24,13 @@ from sidecar.supervisor.livez import Livez
 from sidecar.supervisor.switch import Switch
 from sidecar.supervisor.workers import Workers
 from sidecar.system import clock
-from sidecar.system.limits import raise_descriptor_limit
+from sidecar.system.limits import descriptor_limit, raise_descriptor_limit
 from sidecar.system.proc import Proc
 from sidecar.system.subreaper import become_subreaper
 
 _BEAT_CHECK = 5.0  # how often the heartbeats of guard and web are looked at, in seconds
 _FD_BATCH = 200
+_FOR_OURSELVES = 64  # descriptors that the ranks' pidfds leave free
 _TELL_AGAIN = 0.1
 _LAST_WORDS = 2.0  # how long our processes get to end by themselves
 _STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
@@ -167,7 +168,10 @@ class Supervisor:
                 return
             if info is None:
                 return
-            stat = self._proc.stat(info.si_pid)
+            try:
+                stat = self._proc.stat(info.si_pid)
+            except OutOfDescriptors:
+                stat = None
             _, status = os.waitpid(info.si_pid, 0)
             self._reaped(Identity(info.si_pid, stat.start if stat is not None else 0), status)
 
@@ -245,7 +249,8 @@ class Supervisor:
     def _from_guard(self, message: dict[str, Any], fds: list[int]) -> None:
         kind = message["type"]
         if kind == "watch":
-            self._switch.watch((rank_process_from(r) for r in message["ranks"]), fds)
+            most = descriptor_limit() - _FOR_OURSELVES
+            self._switch.watch((rank_process_from(r) for r in message["ranks"]), fds, most)
             return
         for fd in fds:
             os.close(fd)

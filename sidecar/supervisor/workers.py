@@ -21,6 +21,7 @@ from sidecar.system import clock
 _BEAT_LIMIT = 10.0  # how old the guard's heartbeat may be, in seconds
 _WEB_BEAT_LIMIT = 15.0  # the web's: nothing waits for it for seconds, and it may have to wait for a processor
 _WEB_STARTS = 30.0  # seconds until its first beat: it imports much
+_AGAIN = 1.0
 _MOST_RECORDERS = 4  # a volume that hangs holds its recorder for ever; more than this are not started
 
 
@@ -112,7 +113,11 @@ class Workers:
         return 0 if self._web_beat.stale else self.web_pid
 
     def _start_guard(self) -> None:
-        ours, theirs = Channel.pair()
+        try:
+            ours, theirs = Channel.pair()
+        except OSError as error:
+            self._start_failed("guard", error, self._start_guard)
+            return
         try:
             pid = children.start("guard", self._launch, (theirs.fileno(), self._launch_fd, self._guard_beat.fd))
         except OSError as error:
@@ -137,10 +142,15 @@ class Workers:
 
     def _introduce(self, child: Child) -> None:
         """Give the guard its end of a recorder's or the web's channel."""
-        if self.guard is None:
+        if self.guard is None or child not in self.running.values():
             return
         if child.kind == "web" and child.channel is not None:
-            guards, webs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            try:
+                guards, webs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            except OSError as error:
+                self._log("guard and web are not connected", error=error.strerror)
+                self._later(_AGAIN, lambda: self._introduce(child))
+                return
             try:
                 child.channel.send({"type": "guard"}, (webs.fileno(),))
                 self.tell_guard({"type": "web"}, (guards.fileno(),))
@@ -157,7 +167,11 @@ class Workers:
     # -- web and recorder ---------------------------------------------------------------------------------------
 
     def _start_web(self) -> None:
-        ours, theirs = Channel.pair()
+        try:
+            ours, theirs = Channel.pair()
+        except OSError as error:
+            self._start_failed("web", error, self._start_web)
+            return
         listening = tuple(fd for fds in self._launch.listen_fds.values() for fd in fds)
         try:
             fds = (theirs.fileno(), self._launch_fd, self._history_fd, self._web_beat.fd)
@@ -181,7 +195,11 @@ class Workers:
         if sum(child.kind == "recorder" for child in self.running.values()) >= _MOST_RECORDERS:
             self._log("no further recorder is started", because="too many hang, probably on the volume")
             return
-        guards, recorders = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            guards, recorders = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError as error:
+            self._start_failed("recorder", error, self.start_recorder)
+            return
         try:
             pid = children.start("recorder", self._launch, (recorders.fileno(), self._launch_fd, self._history_fd))
         except OSError as error:
