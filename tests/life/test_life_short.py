@@ -208,3 +208,29 @@ def links_of(pid: int) -> list[str]:
         except OSError:
             continue
     return found
+
+
+@pytest.mark.root
+def test_nothing_can_be_written_but_the_dump_folder(tmp_path: Path) -> None:
+    """A read-only root, /tmp and /dev/shm, as a hardened pod has them: the same incident, complete."""
+    dumps = tmp_path / "dumps"
+    dumps.mkdir()
+    program = tmp_path / "start"
+    program.write_text(
+        "#!/bin/sh\nexec unshare -m /bin/sh -c '\n"
+        f"set -e; mount --make-rprivate /; mount --bind {dumps} {dumps}\n"
+        "mount --bind /dev/shm /dev/shm; mount -o remount,ro,bind /dev/shm\n"
+        "mount -o remount,ro,bind /\n"
+        f'exec {sys.executable} "$@"\' sh "$@"\n'
+    )
+    program.chmod(0o755)
+    if subprocess.run([program, "-c", ""], check=False, capture_output=True).returncode:
+        pytest.skip("no mounts can be made here")
+    probe = f"open({str(tmp_path / 'probe')!r}, 'w')"
+    assert subprocess.run([program, "-c", probe], check=False, capture_output=True).returncode, "it is read-only"
+    with watched(dumps, python=str(program)) as (engine, sidecar):
+        engine.kill("TP1")
+        record = assert_killed_once(engine, sidecar)
+        stacks = {a["rank"]: a["status"] for a in record["artifacts"] if a["kind"] == "pyspy_text"}
+        assert stacks["TP0"] == stacks["server"] == "captured", record["artifacts"]
+        assert sidecar.events("process ended") == []
