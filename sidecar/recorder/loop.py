@@ -21,7 +21,7 @@ from sidecar.model import Action, Reason, incident_from, rank_process_from
 from sidecar.recorder.capture.base import Scene
 from sidecar.recorder.captures import Captures, Taken, targets_of
 from sidecar.recorder.evidence import MEMORY_LIMIT
-from sidecar.recorder.motion import Motion
+from sidecar.recorder.motion import MOST_OF_ALL, Motion
 from sidecar.recorder.reactor import Reactor
 from sidecar.recorder.store import Store
 from sidecar.recorder.volume import Volume
@@ -179,6 +179,7 @@ class Recorder:
             have = work.evidence.have()
             work.captures = Captures(work.wanted, scene, work.deadline, self._reactor, have, work.twice, self._memory)
             work.evidence.bound(work.captures.allowance.kept(MEMORY_LIMIT))
+            self._motion.bound(work.captures.allowance.kept(MOST_OF_ALL))
         if work.opened:
             work.captures.volume(os.path.join(self._dump_dir, work.incident.id), self._volume.room)
         for taken in work.captures.step():
