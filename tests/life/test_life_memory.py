@@ -78,6 +78,32 @@ def test_collectors_that_eat_memory(tmp_path: Path, how: str) -> None:
         }
 
 
+@pytest.mark.root
+def test_collectors_that_hang_keep_no_memory_from_the_others(tmp_path: Path) -> None:
+    """More hang than could begin at once: what they do not hold is given to the next, the others' stacks are there."""
+    victims = tmp_path / "victims"
+    victims.write_text("")
+    script = PYSPY.format(
+        victims=victims, python=Path(sys.executable).resolve(), eater="import time; time.sleep(600)", real=REAL
+    )
+    python = interpreter_beside(tmp_path / "home", script)
+    with (
+        memory_cgroup_of(LIMIT) as cgroup,
+        watched(
+            tmp_path / "dumps", "--death-deadline", "6", python=cgroup.interpreter(python, tmp_path / "start"), tp=8
+        ) as (engine, sidecar),
+    ):
+        pids = {rank.label: rank.identity.pid for rank in engine.ranks}
+        hanging = ("server", "TP0", "TP2", "TP3", "TP4")
+        victims.write_text("".join(f"{engine.server if label == 'server' else pids[label]}\n" for label in hanging))
+        engine.kill("TP1")
+        record = assert_killed_once(engine, sidecar)
+        assert cgroup.kills() == 0
+        stacks = {a["rank"]: a["status"] for a in record["artifacts"] if a["kind"] == "pyspy_text"}
+        assert {stacks[label] for label in hanging} == {"timed_out"}, stacks
+        assert {stacks[label] for label in ("TP5", "TP6", "TP7")} == {"captured"}, stacks
+
+
 def test_whom_the_kernel_ends_first(tmp_path: Path) -> None:
     """Who the kill needs least goes first: recorder, web, guard, and the supervisor last, which is left as it came."""
 
