@@ -96,11 +96,16 @@ class Channel:
         self.sock.close()
 
     def send(self, message: Message, fds: tuple[int, ...] = ()) -> bool:
-        """Send, or return False where the buffer is full. Raises `PeerGone` where nobody is left to read it."""
+        """Send, or return False where the buffer is full, or no descriptor is left for a big one. Raises `PeerGone`
+        where nobody is left to read it.
+        """
         data = json.dumps(message, separators=(",", ":")).encode()
         overflow = -1
         if len(data) > INLINE_LIMIT:
-            overflow = os.memfd_create("rankguard-message", os.MFD_CLOEXEC)
+            try:
+                overflow = os.memfd_create("rankguard-message", os.MFD_CLOEXEC)
+            except OSError:
+                return False
             view = memoryview(data)
             while view:
                 view = view[os.write(overflow, view) :]

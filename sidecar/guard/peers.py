@@ -6,6 +6,7 @@ import os
 import select
 from typing import TYPE_CHECKING
 
+from sidecar.checking import well_formed
 from sidecar.errors import PeerGone, ProtocolError
 from sidecar.guard.case import Case
 from sidecar.guard.links import RecorderLink, messages
@@ -136,7 +137,9 @@ class Peers:
         guard = self._guard
         try:
             incident = incident_from(data)
-        except (KeyError, TypeError, ValueError) as error:
+            if not well_formed(incident):
+                raise ValueError("something in it is not of its type")
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             guard.log("an unfinished incident cannot be read", error=repr(error))
             return
         # From another boot no identity means anything; with a case open, the next recorder says it again.

@@ -13,10 +13,13 @@ from sidecar.recorder.capture.base import Scene
 from sidecar.recorder.loop import Recorder
 from sidecar.recorder.store import Store
 from sidecar.settings import launch_from_fd
+from sidecar.system.limits import limit_data
+from sidecar.system.memory import OwnMemory
 from sidecar.system.proc import Proc
 from sidecar.system.programs import find_pyspy
 
-_DATA_LIMIT = 512 << 20  # of each collector; not RLIMIT_AS, which py-spy breaks on with big libraries (seen)
+_DATA_LIMIT = 512 << 20  # our own, and at most half of what the container may have; at rest we need 20 MiB
+_LEAST_LIMIT = 64 << 20
 _IGNORED = (
     signal.SIGINT,
     signal.SIGHUP,
@@ -46,7 +49,9 @@ def main(guard_fd: int, launch_fd: int, history_fd: int = -1) -> None:
     settings = launch.settings
     log = Log("recorder", settings.log_format)
     os.umask(0o077)
-    _limit()
+    proc = Proc()
+    memory = OwnMemory(proc)
+    _limit(memory)
     pyspy = find_pyspy(launch.python, os.environ.get("PATH", ""))
     if not pyspy:
         log("py-spy not found", beside=launch.python)
@@ -62,7 +67,7 @@ def main(guard_fd: int, launch_fd: int, history_fd: int = -1) -> None:
         pod=settings.pod,
     )
     scene = Scene(
-        Proc(),
+        proc,
         frozen=False,
         pyspy=pyspy,
         python=launch.python,
@@ -70,7 +75,7 @@ def main(guard_fd: int, launch_fd: int, history_fd: int = -1) -> None:
         coredump_max_bytes=settings.coredump_max_bytes,
         history_fd=history_fd,
     )
-    recorder = Recorder(Channel.from_fd(guard_fd), store, log, scene, settings.dump_dir)
+    recorder = Recorder(Channel.from_fd(guard_fd), store, log, scene, settings.dump_dir, memory)
     # Forked collectors share these pages as long as the collector of garbage does not write to them.
     gc.collect()
     gc.freeze()
@@ -83,9 +88,10 @@ def main(guard_fd: int, launch_fd: int, history_fd: int = -1) -> None:
         os._exit(status)  # not sys.exit: a thread in D state is never joined
 
 
-def _limit() -> None:
-    """Limits that the collectors inherit; ours are far below them."""
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    data = _DATA_LIMIT if hard == resource.RLIM_INFINITY else min(_DATA_LIMIT, hard)
-    resource.setrlimit(resource.RLIMIT_DATA, (data, hard))
+def _limit(memory: OwnMemory) -> None:
+    """What a huge or hostile engine makes us read ends in a MemoryError here, and not the container. Collectors get
+    less (`sidecar.recorder.allowance`).
+    """
+    room = memory.room()
+    limit_data(0, _DATA_LIMIT if room is None else max(_LEAST_LIMIT, min(_DATA_LIMIT, room.limit // 2)))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -19,11 +19,13 @@ from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from sidecar.model import ArtifactStatus, Identity, Member, RankProcess
+from sidecar.recorder.allowance import Allowance, Share
 from sidecar.recorder.capture import COREDUMP, TABLE, Entry, Per, concerns
 from sidecar.recorder.capture.base import NEEDS_RUNNING, Attempt, Ended, Piece, Scene, Target
 from sidecar.recorder.children import Child, refusal
 from sidecar.recorder.reactor import Reactor
 from sidecar.system import signals
+from sidecar.system.memory import OwnMemory
 
 _MOST_CHILDREN = 48
 _REAP_EVERY = 0.002
@@ -53,12 +55,13 @@ class _Job:
 
 @dataclass(slots=True)
 class _Running:
-    """`share`: bytes of the volume that it may take."""
+    """`share`: bytes of the volume that it may take; `memory`: what it may take of that."""
 
     job: _Job
     child: Child
     began: float
     share: int
+    memory: Share
 
 
 @dataclass(slots=True)
@@ -80,6 +83,7 @@ class Captures:
         reactor: Reactor,
         have: Container[tuple[str, str]] = (),
         twice: bool = False,
+        memory: OwnMemory | None = None,
     ) -> None:
         """`wanted`: names of collectors, for the targets of the scene. `deadline`: monotonic. `have`: what there is
         already, (collector, label). `twice`: take two snapshots of every rank, to see what moves.
@@ -90,6 +94,7 @@ class Captures:
         self._scene = scene
         self._reactor = reactor
         self._slots = (os.cpu_count() or 1) + 1  # measured: 8 stacks on 2 cores take 52 ms with 3, 70 with 6
+        self.allowance = Allowance(memory or OwnMemory(scene.proc), self._slots)
         self._queue = list(_jobs(set(wanted), scene, have, twice and not scene.frozen))
         self._running: list[_Running] = []
         self._dying: list[_Dying] = []
@@ -113,18 +118,21 @@ class Captures:
         """Collect what has ended, end what is over its limit, begin what there is room for. Never blocks."""
         now = time.monotonic()
         taken: list[Taken] = []
+        self._watch_memory(now, taken)
         for running in list(self._running):
-            ended = running.child.ended()
+            ended = self._explained(running)
             if ended is None and (running.child.cut or now >= min(running.child.limit_at, self.deadline)):
                 ended = self._kill(running, now)
             if ended is not None:
-                self._running.remove(running)
-                self._conclude(running.job, running.child.attempt, ended, running.began, running.share, taken)
+                self._finish(running, ended, taken)
         while now < self.deadline and self._has_room(now) and (job := self._next(now)):
+            memory = self.allowance.share_for(job.entry, self._shares(now))
+            if not memory and (self._running or self._dying):
+                break  # when one of those has ended there is more
             self._queue.remove(job)
             share = self._share(job)
             step = self._collect(job, share, self.deadline - now)
-            self._continue(job, step, now, share, taken)
+            self._continue(job, step, now, share, memory, taken)
             now = time.monotonic()
         if now >= self.deadline:
             self._give_up(taken)
@@ -139,6 +147,7 @@ class Captures:
         now = time.monotonic()
         due = [self.deadline] if not self.done else []
         due += [running.child.limit_at for running in self._running]
+        due += [self.allowance.next_at()] if self._running else []
         due += [now + _REAP_EVERY for running in self._running if running.child.silent and not running.child.wakes]
         if self._queue:
             due += [
@@ -212,9 +221,9 @@ class Captures:
         return entry.collect(job.target, replace(self._scene, room=share) if entry.most else self._scene, left)
 
     def _continue(
-        self, job: _Job, step: Attempt | tuple[Piece, ...], began: float, share: int, taken: list[Taken]
+        self, job: _Job, step: Attempt | tuple[Piece, ...], began: float, share: int, memory: int, taken: list[Taken]
     ) -> None:
-        """Begin the attempt, or keep the pieces."""
+        """Begin the attempt, or keep the pieces. `share` and `memory`: bytes of the volume, and of memory, for it."""
         now = time.monotonic()
         if not isinstance(step, Attempt):
             self._firsts[job.entry.name, job.target.label] = now + self._between
@@ -222,20 +231,49 @@ class Captures:
             taken.append(Taken(job.target, step, now - began, began))
             return
         limit = min(step.limit, self.deadline - now)
+        ended: Ended | None = None
         if limit <= 0:
-            self._conclude(job, step, Ended(None, seconds=now - began), began, share, taken)
+            ended = Ended(None, seconds=now - began)
+        elif not memory:
+            ended = Ended(None, failure=self.allowance.refusal())
+        else:
+            try:
+                child = Child(step, limit, self._reactor, memory, self.allowance.output(step.cap))
+            except OSError as error:
+                ended = Ended(None, failure=refusal(error))
+        if ended is not None:
+            self._continue(job, step.judge(ended), began, share, memory, taken)
             return
-        try:
-            child = Child(step, limit, self._reactor)
-        except OSError as error:
-            self._conclude(job, step, Ended(None, failure=refusal(error)), began, share, taken)
-            return
-        self._running.append(_Running(job, child, began, share))
+        self._running.append(_Running(job, child, began, share, Share(child.pid, memory, child.inherited)))
 
-    def _conclude(
-        self, job: _Job, attempt: Attempt, ended: Ended, began: float, share: int, taken: list[Taken]
-    ) -> None:
-        self._continue(job, attempt.judge(ended), began, share, taken)
+    def _finish(self, running: _Running, ended: Ended, taken: list[Taken]) -> None:
+        """Its child has ended, or was ended."""
+        self._running.remove(running)
+        step = running.child.attempt.judge(ended)
+        self._continue(running.job, step, running.began, running.share, running.memory.share, taken)
+
+    def _explained(self, running: _Running) -> Ended | None:
+        """What a child left that has ended by itself. Where memory was the reason, that is said, and it is not tried
+        again.
+        """
+        ended = running.child.ended()
+        if ended is not None and running.child.ran_out:
+            return replace(ended, failure=self.allowance.ran_out(running.memory))
+        if ended is not None and running.child.killed and (why := self.allowance.kernel_killed()):
+            return replace(ended, failure=why)
+        return ended
+
+    def _watch_memory(self, now: float, taken: list[Taken]) -> None:
+        """End the fattest before the kernel ends us all."""
+        found = self.allowance.look([running.memory for running in self._running], now)
+        if found is None:
+            return
+        share, why = found
+        running = next(running for running in self._running if running.memory is share)
+        self._finish(running, replace(self._kill(running, now), failure=why), taken)
+
+    def _shares(self, now: float) -> list[tuple[Share, bool]]:
+        return [(running.memory, _waits(running, now)) for running in self._running]
 
     def _kill(self, running: _Running, now: float) -> Ended:
         ended = running.child.kill()

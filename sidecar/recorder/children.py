@@ -2,8 +2,8 @@
 
 A program starts by posix_spawn (0.3 ms; a Python in between would cost 15), a function of ours in a fork. The fork is
 of a process with a second thread, the writer: the child touches nothing that thread could hold (no lock, no import, no
-buffered file), writes to one pipe and leaves by `_exit`. RLIMIT_DATA and RLIMIT_CORE come from the recorder itself,
-which sets them once; each child gets a session of its own, so that what it starts goes with it.
+buffered file), writes to one pipe and leaves by `_exit`. RLIMIT_CORE comes from the recorder itself; each child gets
+an RLIMIT_DATA and a session of its own, so that what it starts goes with it.
 """
 
 from __future__ import annotations
@@ -16,20 +16,27 @@ from collections.abc import Callable
 
 from sidecar.recorder.capture.base import Attempt, Ended
 from sidecar.recorder.reactor import Reactor
+from sidecar.system.limits import go_before_us, limit_data
+from sidecar.system.memory import data_size
 
 _ERR_CAP = 4096
 _CHUNK = 1 << 18
 _MOST_DESCRIPTORS = 1024  # more than two for each child that runs at once
 # What the recorder ignores or Python has set to ignored, which exec would pass on.
 _DEFAULTS = (signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP)
+_OUT_OF_MEMORY = 71  # the exit status of a function of ours that got no more memory
+# What a program says last that got none: Rust's allocator, Python, whoever prints ENOMEM.
+_SAID = (b"memory allocation of", b"MemoryError", b"annot allocate memory")
 _ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
 
 
 class Child:
     """One child at work. Ask `ended` until it has; to end it early, `kill`, then `reap` until that is True."""
 
-    def __init__(self, attempt: Attempt, limit: float, reactor: Reactor) -> None:
-        """Start it. `limit` is seconds from now. Raises `OSError`: no such program, no more processes, no memory."""
+    def __init__(self, attempt: Attempt, limit: float, reactor: Reactor, memory: int, cap: int) -> None:
+        """Start it. `limit` is seconds from now, `memory` the bytes that it may take beside what a fork has of ours,
+        `cap` the bytes of output that are kept. Raises `OSError`: no such program, no more processes, no memory.
+        """
         self.attempt = attempt
         self.began = time.monotonic()
         self.limit_at = self.began + limit
@@ -40,6 +47,9 @@ class Child:
         self._wait_status: int | None = None
         self._out: list[bytes] = []
         self._err: list[bytes] = []
+        self._cap = cap
+        self.inherited = data_size() if callable(attempt.work) else 0
+        self._data = memory + self.inherited
         if callable(attempt.work):
             self.pid = self._fork(attempt.work)
         else:
@@ -61,6 +71,22 @@ class Child:
         if self._pipes or not self.reap():
             return None
         return self._left(self._wait_status)
+
+    @property
+    def ran_out(self) -> bool:
+        """It has ended, and says that it got no more memory."""
+        status = self._wait_status
+        if not status:
+            return False
+        if callable(self.attempt.work):
+            return os.WIFEXITED(status) and os.WEXITSTATUS(status) == _OUT_OF_MEMORY
+        said = b"".join(self._err)
+        return any(words in said for words in _SAID)
+
+    @property
+    def killed(self) -> bool:
+        """It has ended by SIGKILL, and not by ours."""
+        return self._wait_status is not None and self._wait_status & 0x7F == signal.SIGKILL
 
     def kill(self) -> Ended:
         """End it and all it started, without waiting. Gives what it had written by then."""
@@ -125,8 +151,9 @@ class Child:
         finally:
             os.close(out_end)
             os.close(err_end)
-        _volunteer(pid)
-        self._watch(out, self._out, self.attempt.cap)
+        go_before_us(pid, 1.0)  # evidence is worth less than whoever else is short of memory
+        limit_data(pid, self._data)
+        self._watch(out, self._out, self._cap)
         self._watch(err, self._err, _ERR_CAP)
         return pid
 
@@ -140,9 +167,9 @@ class Child:
             os.close(out_end)
             raise
         if pid == 0:
-            _in_child(work, out_end)
+            _in_child(work, out_end, self._data)
         os.close(out_end)
-        self._watch(out, self._out, self.attempt.cap)
+        self._watch(out, self._out, self._cap)
         return pid
 
     def _watch(self, fd: int, chunks: list[bytes], cap: int) -> None:
@@ -177,32 +204,21 @@ def _nothing() -> None:
     pass
 
 
-def _in_child(work: Callable[[int], None], fd: int) -> None:
+def _in_child(work: Callable[[int], None], fd: int, data: int) -> None:
     code = 70
     try:
         os.setsid()
         # Above all the channel to the guard and the incident's lock: both must end with the recorder, not with us.
         os.closerange(3, fd)
         os.closerange(fd + 1, _MOST_DESCRIPTORS)
-        _volunteer(os.getpid())
+        go_before_us(os.getpid(), 1.0)
+        limit_data(0, data)
         work(fd)
         code = 0
+    except MemoryError:
+        code = _OUT_OF_MEMORY
     finally:
         os._exit(code)
-
-
-def _volunteer(pid: int) -> None:
-    """Make it the first to go when memory is short: evidence is worth less than the engine next door."""
-    try:
-        fd = os.open(f"/proc/{pid}/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
-    except OSError:
-        return
-    try:
-        os.write(fd, b"1000")
-    except OSError:
-        pass
-    finally:
-        os.close(fd)
 
 
 def refusal(error: OSError) -> str:

@@ -44,6 +44,10 @@ class Evidence:
         self._items: list[Item] = []
         self._waiting = 0
 
+    def bound(self, memory_limit: int) -> None:
+        """From now on this much may wait for the volume."""
+        self._memory_limit = memory_limit
+
     def add(self, taken: Taken) -> list[Artifact]:
         """Keep what was taken, and give the artifacts as they are before they are written."""
         added = []
@@ -144,7 +148,7 @@ class Evidence:
         if item.render and self._waiting + len(data) > self._memory_limit:
             try:
                 data = item.data = item.render(data)
-            except (ValueError, LookupError, TypeError, AttributeError):
+            except (ValueError, LookupError, TypeError, AttributeError, MemoryError):
                 data = item.data = b""
                 item.artifact = replace(item.artifact, status=ArtifactStatus.FAILED, detail=_UNREADABLE)
             item.render = None
@@ -174,7 +178,13 @@ def write_items(items: list[Item], write: Callable[[str, bytes], Written]) -> li
             results.append((item, write(item.file, data)))
         except OSError as error:
             results.append((item, error))
-        except (ValueError, LookupError, TypeError, AttributeError):  # not what the collector is known to write
+        except (
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            MemoryError,
+        ):  # not what the collector is known to write
             results.append((item, ValueError(_UNREADABLE)))
     return results
 

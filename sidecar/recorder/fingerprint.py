@@ -29,7 +29,7 @@ def fingerprint_of(artifacts: Iterable[Artifact], engine: str, read: Callable[[s
     for rank in sorted(paths)[:_MOST_RANKS]:
         try:
             threads = json.loads(read(paths[rank], _MOST_BYTES))
-        except (OSError, ValueError, RecursionError):
+        except (OSError, ValueError, RecursionError, MemoryError):
             continue
         pid = threads[0].get("pid") if isinstance(threads, list) and threads and isinstance(threads[0], dict) else None
         spot = stacks.spot_of(threads, pid, engine) if isinstance(pid, int) else None

@@ -20,11 +20,13 @@ from sidecar.messages import Channel, Message
 from sidecar.model import Action, Reason, incident_from, rank_process_from
 from sidecar.recorder.capture.base import Scene
 from sidecar.recorder.captures import Captures, Taken, targets_of
-from sidecar.recorder.motion import Motion
+from sidecar.recorder.evidence import MEMORY_LIMIT
+from sidecar.recorder.motion import MOST_OF_ALL, Motion
 from sidecar.recorder.reactor import Reactor
 from sidecar.recorder.store import Store
 from sidecar.recorder.volume import Volume
 from sidecar.recorder.work import Work
+from sidecar.system.memory import OwnMemory
 
 _EARLIER_PATIENCE = 0.5  # how long a resumed incident's captures wait to learn what there is already
 _QUIET = 1.0  # how long the captures have the interpreter to themselves, but for the opening record
@@ -37,12 +39,15 @@ _HARMLESS = (Reason.PRE_STOP, Reason.PEER_FAILED, Reason.MANUAL)  # nothing is k
 class Recorder:
     """Runs until its incident is sealed or its guard is gone; `run` gives the exit status."""
 
-    def __init__(self, channel: Channel, store: Store, log: Log, scene: Scene, dump_dir: str) -> None:
+    def __init__(
+        self, channel: Channel, store: Store, log: Log, scene: Scene, dump_dir: str, memory: OwnMemory
+    ) -> None:
         """`scene` is what holds for every incident; `dump_dir` the folder that `store` writes to."""
         self._channel = channel
         self._log = log
         self._scene = scene
         self._dump_dir = os.path.abspath(dump_dir)
+        self._memory = memory
         self._motion = Motion()
         self._reactor = Reactor()
         self._reactor.add(channel.fileno(), self._on_channel)
@@ -172,7 +177,9 @@ class Recorder:
                 targets=targets_of(work.ranks, work.incident.members),
             )
             have = work.evidence.have()
-            work.captures = Captures(work.wanted, scene, work.deadline, self._reactor, have, work.twice)
+            work.captures = Captures(work.wanted, scene, work.deadline, self._reactor, have, work.twice, self._memory)
+            work.evidence.bound(work.captures.allowance.kept(MEMORY_LIMIT))
+            self._motion.bound(work.captures.allowance.kept(MOST_OF_ALL))
         if work.opened:
             work.captures.volume(os.path.join(self._dump_dir, work.incident.id), self._volume.room)
         for taken in work.captures.step():

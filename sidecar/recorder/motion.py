@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from sidecar.policy.stacks import Spot
 
 _MOST = 4 << 20  # bytes of one rank's stacks; parsing more would hold up the loop
+MOST_OF_ALL = 32 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +29,17 @@ class Motion:
     def __init__(self) -> None:
         self._first: dict[str, _Snapshot] = {}
         self._second: dict[str, _Snapshot] = {}
+        self._room = MOST_OF_ALL
+
+    def bound(self, most: int) -> None:
+        """Keep at most so many bytes; a rank that does not fit any more is not told of."""
+        self._room = most
 
     def keep(self, taken: Taken) -> None:
         for series, snapshots in ((FIRST, self._first), (SECOND, self._second)):
             for piece in taken.pieces:
-                if piece.kind == series.kinds["json"] and 0 < len(piece.data) <= _MOST:
+                if piece.kind == series.kinds["json"] and 0 < len(piece.data) <= min(_MOST, self._room):
+                    self._room -= len(piece.data)
                     name = taken.target.rank or taken.target.label
                     snapshots[name] = _Snapshot(taken.target.identity.pid, taken.began, piece.data)
 
@@ -59,6 +66,6 @@ def _spot(snapshot: _Snapshot, engine: str) -> Spot | None:
 
     try:
         threads = json.loads(snapshot.data)
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError, MemoryError):
         return None
     return spot_of(threads, snapshot.pid, engine) if isinstance(threads, list) else None

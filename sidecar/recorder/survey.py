@@ -123,7 +123,7 @@ def record_of(folder: int) -> dict[str, Any]:
     """The whole record. Raises `OSError`, or `ValueError` where it is no incident's record."""
     try:
         record = json.loads(files.read(folder, RECORD, MOST_RECORD))
-    except RecursionError as error:
+    except (RecursionError, MemoryError) as error:
         raise ValueError("not an incident's record") from error
     if not isinstance(record, dict) or not isinstance(record.get("artifacts", []), list):
         raise ValueError("not an incident's record")

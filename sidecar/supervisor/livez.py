@@ -5,7 +5,7 @@ accepts itself what has waited for a while: so nearly everything is the web's to
 Once it has taken one, the sockets are left to it until it ends. Both accepting at the same time does no harm.
 
 Nothing here waits: sockets are non-blocking, every connection has a deadline, and a ninth one cuts the oldest. A web
-that has served and then hangs is not noticed here.
+whose heartbeat has stopped counts as none.
 """
 
 from __future__ import annotations

@@ -11,10 +11,11 @@ import os
 import select
 import signal
 import socket
+import traceback
 from collections.abc import Callable
 from typing import Any
 
-from sidecar.errors import PeerGone, ProtocolError
+from sidecar.errors import OutOfDescriptors, PeerGone, ProtocolError
 from sidecar.log import Log
 from sidecar.messages import Message
 from sidecar.model import Identity, plain, plan_from, rank_process_from
@@ -24,13 +25,16 @@ from sidecar.supervisor.livez import Livez
 from sidecar.supervisor.switch import Switch
 from sidecar.supervisor.workers import Workers
 from sidecar.system import clock
-from sidecar.system.limits import raise_descriptor_limit
+from sidecar.system.limits import descriptor_limit, raise_descriptor_limit
 from sidecar.system.proc import Proc
 from sidecar.system.subreaper import become_subreaper
 
-_BEAT_CHECK = 5.0  # how often the guard's heartbeat is looked at, in seconds
+_BEAT_CHECK = 5.0  # how often the heartbeats of guard and web are looked at, in seconds
 _FD_BATCH = 200
+_FOR_OURSELVES = 64  # descriptors that the ranks' pidfds leave free
 _TELL_AGAIN = 0.1
+_MOST_MISHAPS, _MISHAPS_WITHIN = 20, 60.0  # with so many within so many seconds, we end after all
+_MOST_OF_ERROR = 700
 _LAST_WORDS = 2.0  # how long our processes get to end by themselves
 _STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
@@ -50,6 +54,7 @@ class Supervisor:
         self._drained = False
         self._stops = 0
         self._exit_status: int | None = None
+        self._mishaps: list[float] = []
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def run(self) -> int:
@@ -70,11 +75,26 @@ class Supervisor:
             self._log("command started", pid=self._engine.identity.pid)
         raise_descriptor_limit()  # not before the command was started, which keeps its own
         self._workers.start_all()
-        self._in(_BEAT_CHECK, self._check_heartbeat)
+        self._in(_BEAT_CHECK, self._check_heartbeats)
         while self._exit_status is None:
-            self._round()
+            try:
+                self._round()
+            except Exception:  # the outermost loop: our end is the container's  # noqa: BLE001
+                self._mishap(traceback.format_exc())
         self._end_workers()
         return self._exit_status
+
+    def _mishap(self, error: str) -> None:
+        """A mistake of ours in one round is no reason to end: a restart of this container can take a whole group down.
+        One that does not stop is, since nothing would be watched.
+        """
+        now = clock.monotonic()
+        self._mishaps = [at for at in self._mishaps if now - at < _MISHAPS_WITHIN] + [now]
+        self._log("a mistake of the supervisor's", error=error.strip().replace("\n", " | ")[-_MOST_OF_ERROR:])
+        if len(self._mishaps) >= _MOST_MISHAPS:
+            self._switch.fire("the supervisor fails")
+            self._exit_status = 70  # EX_SOFTWARE
+        self._in(_TELL_AGAIN, self._reap)  # what the round has left undone
 
     def _say_where(self) -> None:
         where = {}
@@ -95,7 +115,7 @@ class Supervisor:
         guard = self._workers.guard
         if guard is not None:
             poll.register(guard.fileno(), select.POLLIN)
-        self._livez.register(poll, self._workers.web_pid)
+        self._livez.register(poll, self._workers.serving_web)
         ready = dict(poll.poll(self._timeout()))
         if guard is not None and guard.fileno() in ready:
             self._hear_guard()
@@ -105,10 +125,9 @@ class Supervisor:
         if self._switch.deadline is not None and now >= self._switch.deadline:
             self._switch.fire("the deadline has passed")
             self._workers.kill_guard("it let the deadline pass")
-        due = [action for at, action in self._later if at <= now]
-        self._later = [entry for entry in self._later if entry[0] > now]
-        for action in due:
-            action()
+        for entry in [entry for entry in self._later if entry[0] <= now]:
+            self._later.remove(entry)  # one by one: should one of them fail, the others are still to be done
+            entry[1]()
         self._livez.work(ready, now)  # last: nothing of ours waits for it
 
     def _timeout(self) -> int | None:
@@ -125,9 +144,9 @@ class Supervisor:
     def _in(self, seconds: float, action: Callable[[], None]) -> None:
         self._later.append((clock.monotonic() + seconds, action))
 
-    def _check_heartbeat(self) -> None:
-        self._in(_BEAT_CHECK, self._check_heartbeat)
-        self._workers.check_heartbeat()
+    def _check_heartbeats(self) -> None:
+        self._in(_BEAT_CHECK, self._check_heartbeats)
+        self._workers.check_heartbeats()
 
     # -- signals ------------------------------------------------------------------------------------------------
 
@@ -167,7 +186,10 @@ class Supervisor:
                 return
             if info is None:
                 return
-            stat = self._proc.stat(info.si_pid)
+            try:
+                stat = self._proc.stat(info.si_pid)
+            except OutOfDescriptors:
+                stat = None
             _, status = os.waitpid(info.si_pid, 0)
             self._reaped(Identity(info.si_pid, stat.start if stat is not None else 0), status)
 
@@ -242,12 +264,16 @@ class Supervisor:
                 return
             if received is None:
                 return
-            self._from_guard(*received)
+            try:
+                self._from_guard(*received)
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                self._log("a message of the guard makes no sense", type=received[0]["type"], error=repr(error))
 
     def _from_guard(self, message: dict[str, Any], fds: list[int]) -> None:
         kind = message["type"]
         if kind == "watch":
-            self._switch.watch((rank_process_from(r) for r in message["ranks"]), fds)
+            most = descriptor_limit() - _FOR_OURSELVES
+            self._switch.watch((rank_process_from(r) for r in message["ranks"]), fds, most)
             return
         for fd in fds:
             os.close(fd)

@@ -11,10 +11,13 @@ import os
 import signal
 from collections.abc import Iterable
 
+from sidecar.errors import OutOfDescriptors
 from sidecar.log import Log
 from sidecar.model import Action, Identity, Plan, RankProcess
 from sidecar.system import signals
 from sidecar.system.proc import Proc
+
+_SPARE = 4
 
 
 class Switch:
@@ -28,12 +31,17 @@ class Switch:
         self._log = log
         self._plan: Plan | None = None
         self._incident = ""
+        self._spare: list[int] = []
+        self._keep_spare()
 
-    def watch(self, ranks: Iterable[RankProcess], fds: Iterable[int]) -> None:
-        """Keep these ranks and a pidfd of each; a rank that is known gets its new label."""
+    def watch(self, ranks: Iterable[RankProcess], fds: Iterable[int], most: int = 1 << 30) -> None:
+        """Keep these ranks and a pidfd of each, `most` of them; a rank that is known gets its new label."""
         for rank, fd in zip(ranks, fds, strict=True):
             self._close(rank.identity)
-            self.ranks[rank.identity] = (rank, fd)
+            if len(self.ranks) >= most:
+                os.close(fd)  # a new guard has to find it again; without a descriptor there would be no new guard
+            else:
+                self.ranks[rank.identity] = (rank, fd)
 
     def forget(self, identities: Iterable[Identity]) -> None:
         for identity in identities:
@@ -55,13 +63,37 @@ class Switch:
             return
         self._plan = self.deadline = None
         self.fired = True
+        self._close_spare()
         sig = signal.SIGKILL if plan.action is Action.KILL else signal.SIGCONT
+        short = 0  # signals that could not be sent, since no descriptor is left to check whose they would be
         for group in plan.groups:
-            signals.to_group(self._proc, group, (m for m in plan.members if m.pgid == group), sig)
+            try:
+                signals.to_group(self._proc, group, (m for m in plan.members if m.pgid == group), sig)
+            except OutOfDescriptors:
+                pass  # its members are next, of most of which we hold a pidfd
         for member in plan.members:
             held = self.ranks.get(member.identity)
-            signals.to_process(self._proc, member.identity, sig, held[1] if held else -1)
-        self._log("dead man's switch fired", self._incident, because=why, signal=sig.name, processes=len(plan.members))
+            try:
+                signals.to_process(self._proc, member.identity, sig, held[1] if held else -1)
+            except OutOfDescriptors:
+                short += 1
+        self._log(
+            "dead man's switch fired", self._incident, because=why, signal=sig.name, processes=len(plan.members),
+            no_descriptor_for=short or None,
+        )  # fmt: skip
+        self._keep_spare()
+
+    def _keep_spare(self) -> None:
+        """To check whom we signal takes up to two descriptors: hold some, for the day when there are no others."""
+        try:
+            while len(self._spare) < _SPARE:
+                self._spare += os.pipe2(os.O_CLOEXEC)
+        except OSError:
+            pass
+
+    def _close_spare(self) -> None:
+        while self._spare:
+            os.close(self._spare.pop())
 
     def _close(self, identity: Identity) -> None:
         held = self.ranks.pop(identity, None)

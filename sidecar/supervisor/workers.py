@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import signal
 import socket
-import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -17,10 +15,13 @@ from sidecar.messages import Channel, Message
 from sidecar.settings import Launch
 from sidecar.supervisor import children
 from sidecar.supervisor.children import Pause
+from sidecar.supervisor.heartbeat import Heartbeat
 from sidecar.system import clock
 
-_BEAT = struct.Struct("d")
 _BEAT_LIMIT = 10.0  # how old the guard's heartbeat may be, in seconds
+_WEB_BEAT_LIMIT = 15.0  # the web's: nothing waits for it for seconds, and it may have to wait for a processor
+_WEB_STARTS = 30.0  # seconds until its first beat: it imports much
+_AGAIN = 1.0
 _MOST_RECORDERS = 4  # a volume that hangs holds its recorder for ever; more than this are not started
 
 
@@ -59,10 +60,8 @@ class Workers:
         self._guard_pid = 0
         self._untold: list[str] = []  # restarts of which no guard has heard yet
         self._pauses = {kind: Pause() for kind in ("guard", "recorder", "web")}
-        self._heartbeat_fd = os.memfd_create("rankguard-heartbeat", os.MFD_CLOEXEC)
-        os.ftruncate(self._heartbeat_fd, mmap.PAGESIZE)
-        self._heartbeat = mmap.mmap(self._heartbeat_fd, mmap.PAGESIZE)
-        self._stale_beats = 0
+        self._guard_beat = Heartbeat("guard", _BEAT_LIMIT)
+        self._web_beat = Heartbeat("web", _WEB_BEAT_LIMIT)
         # The engine's last metrics: the web writes them, a recorder reads them, and both may end over it.
         self._history_fd = history.create()
 
@@ -99,18 +98,28 @@ class Workers:
             self._log("guard killed", because=why)
             os.kill(self._guard_pid, signal.SIGKILL)  # our own unreaped child: the pid is its own
 
-    def check_heartbeat(self) -> None:
-        """Kill a guard whose loop has stopped. Two looks, since we may both have been stopped together."""
-        (beat,) = _BEAT.unpack(self._heartbeat[:8])
-        self._stale_beats = self._stale_beats + 1 if clock.monotonic() - beat > _BEAT_LIMIT else 0
-        if self._stale_beats >= 2 and self._guard_pid:
-            self._stale_beats = 0
+    def check_heartbeats(self) -> None:
+        """Kill a guard, or a web, whose loop has stopped."""
+        if self._guard_beat.look() >= 2 and self._guard_pid:
+            self._guard_beat.begin()
             self.kill_guard("its heartbeat has stopped")
+        if self._web_beat.look() >= 2 and self.web_pid:
+            self._log("web killed", because="its heartbeat has stopped")
+            os.kill(self.web_pid, signal.SIGKILL)  # our own unreaped child
+
+    @property
+    def serving_web(self) -> int:
+        """The pid of a web that answers, as far as is known; 0 for none."""
+        return 0 if self._web_beat.stale else self.web_pid
 
     def _start_guard(self) -> None:
-        ours, theirs = Channel.pair()
         try:
-            pid = children.start("guard", self._launch, (theirs.fileno(), self._launch_fd, self._heartbeat_fd))
+            ours, theirs = Channel.pair()
+        except OSError as error:
+            self._start_failed("guard", error, self._start_guard)
+            return
+        try:
+            pid = children.start("guard", self._launch, (theirs.fileno(), self._launch_fd, self._guard_beat.fd))
         except OSError as error:
             ours.close()
             self._start_failed("guard", error, self._start_guard)
@@ -118,8 +127,7 @@ class Workers:
         finally:
             theirs.close()
         self._pauses["guard"].started = clock.monotonic()
-        self._stale_beats = 0
-        self._heartbeat[:8] = _BEAT.pack(clock.monotonic())
+        self._guard_beat.begin()
         self.guard, self._guard_pid = ours, pid
         self.running[pid] = Child("guard", ours)
         # What a new guard is told may be more than the socket's buffer holds, and it reads that before all else.
@@ -134,10 +142,15 @@ class Workers:
 
     def _introduce(self, child: Child) -> None:
         """Give the guard its end of a recorder's or the web's channel."""
-        if self.guard is None:
+        if self.guard is None or child not in self.running.values():
             return
         if child.kind == "web" and child.channel is not None:
-            guards, webs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            try:
+                guards, webs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            except OSError as error:
+                self._log("guard and web are not connected", error=error.strerror)
+                self._later(_AGAIN, lambda: self._introduce(child))
+                return
             try:
                 child.channel.send({"type": "guard"}, (webs.fileno(),))
                 self.tell_guard({"type": "web"}, (guards.fileno(),))
@@ -154,10 +167,15 @@ class Workers:
     # -- web and recorder ---------------------------------------------------------------------------------------
 
     def _start_web(self) -> None:
-        ours, theirs = Channel.pair()
+        try:
+            ours, theirs = Channel.pair()
+        except OSError as error:
+            self._start_failed("web", error, self._start_web)
+            return
         listening = tuple(fd for fds in self._launch.listen_fds.values() for fd in fds)
         try:
-            pid = children.start("web", self._launch, (theirs.fileno(), self._launch_fd, self._history_fd), listening)
+            fds = (theirs.fileno(), self._launch_fd, self._history_fd, self._web_beat.fd)
+            pid = children.start("web", self._launch, fds, listening)
         except OSError as error:
             ours.close()
             self._start_failed("web", error, self._start_web)
@@ -165,6 +183,7 @@ class Workers:
         finally:
             theirs.close()
         self._pauses["web"].started = clock.monotonic()
+        self._web_beat.begin(_WEB_STARTS)
         self.web_pid = pid
         child = self.running[pid] = Child("web", ours)
         self._introduce(child)
@@ -176,7 +195,11 @@ class Workers:
         if sum(child.kind == "recorder" for child in self.running.values()) >= _MOST_RECORDERS:
             self._log("no further recorder is started", because="too many hang, probably on the volume")
             return
-        guards, recorders = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            guards, recorders = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError as error:
+            self._start_failed("recorder", error, self.start_recorder)
+            return
         try:
             pid = children.start("recorder", self._launch, (recorders.fileno(), self._launch_fd, self._history_fd))
         except OSError as error:

@@ -54,29 +54,36 @@ def _has_pidfd() -> bool:
 
 
 def _has_thread_pidfd() -> bool:
-    done = threading.Event()
-    thread = threading.Thread(target=done.wait, daemon=True)
-    thread.start()
     try:
-        os.close(pidfd.open_thread(thread.native_id or 0))
-    except (OSError, RankguardError):
+        os.close(pidfd.open_thread(threading.get_native_id()))  # the main thread is one as well; no other need be made
+    except RankguardError:
         return False
-    finally:
-        done.set()
-        thread.join()
     return True
 
 
 def _after_reaping() -> tuple[bool, bool]:
-    child = os.fork()
+    """(pidfd_hup, pidfd_info), each tried on a child. Where none can be made, by what came in the same version of
+    Linux, or later: a status that is asked for in vain is unknown, and never wrong.
+    """
+    try:
+        child = os.fork()
+    except OSError:  # the container has as many processes as it may
+        same_version = _has_thread_pidfd()
+        return same_version, same_version
     if child == 0:
         os._exit(7)
-    fd = os.pidfd_open(child)
+    fd = -1
     try:
+        fd = os.pidfd_open(child)
         os.waitpid(child, 0)
         poll = select.poll()
         poll.register(fd, select.POLLIN)
         hup = any(event & select.POLLHUP for _, event in poll.poll(0))
         return hup, pidfd.reaped_status(fd).code == 7
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise OutOfDescriptors("no descriptor left to try a pidfd with") from error
+        raise
     finally:
-        os.close(fd)
+        if fd >= 0:
+            os.close(fd)

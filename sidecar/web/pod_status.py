@@ -83,7 +83,8 @@ class PodStatus:
         await asyncio.wait({asked}, timeout=patience)
         answer: PodLook | str = f"it did not answer within {patience:g} s"
         if asked.done():
-            answer = asked.result()
+            failed = asked.exception()
+            answer = str(failed) if failed is not None else asked.result()
         else:
             asked.cancel()
         if isinstance(answer, str):

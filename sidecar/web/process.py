@@ -21,6 +21,7 @@ from sidecar.history import HistoryWriter
 from sidecar.log import Log
 from sidecar.messages import Channel, Message
 from sidecar.settings import Launch
+from sidecar.system.memory import OwnMemory
 from sidecar.system.programs import find_pyspy
 from sidecar.version import VERSION
 from sidecar.web.apps import machine_app, people_app
@@ -47,7 +48,9 @@ class Web:
     `history_fd` is the memfd that scraped metrics are kept in (`sidecar.history`), -1 where there is none.
     """
 
-    def __init__(self, launch: Launch, control: Channel, log: Log, history_fd: int = -1) -> None:
+    def __init__(
+        self, launch: Launch, control: Channel, log: Log, history_fd: int = -1, memory: OwnMemory | None = None
+    ) -> None:
         settings = launch.settings
         self._launch = launch
         self._log = log
@@ -68,6 +71,7 @@ class Web:
             self._link.tell,
             pyspy=find_pyspy(launch.python, os.environ.get("PATH", "")),
             history=HistoryWriter(history_fd) if history_fd >= 0 else None,
+            memory=memory,
         )
         self._pod = PodStatus(settings, log)
         self._hooks = Hooks(settings, self._pod, self._link.tell, log)

@@ -7,6 +7,7 @@ would keep the process from ending.
 from __future__ import annotations
 
 import asyncio
+import errno
 import queue
 import threading
 from collections.abc import Callable
@@ -29,12 +30,17 @@ class Worker:
         self._thread: threading.Thread | None = None
 
     def submit(self, function: Callable[..., T], *args: Any) -> asyncio.Future[T]:
-        """Queue a call; the future holds its result or its exception."""
+        """Queue a call; the future holds its result or its exception: an `OSError` where no thread can be made."""
         loop = asyncio.get_running_loop()
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, args=(loop,), name=self._name, daemon=True)
-            self._thread.start()
         future: asyncio.Future[T] = loop.create_future()
+        if self._thread is None:
+            thread = threading.Thread(target=self._run, args=(loop,), name=self._name, daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # the container has as many processes as it may; the next call tries again
+                future.set_exception(OSError(errno.EAGAIN, "no thread can be started"))
+                return future
+            self._thread = thread
         self._calls.put((future, function, args))
         return future
 

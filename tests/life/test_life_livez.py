@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from life_parts import Ranks, ask, port_of
+from life_parts import Ranks, ask, assert_killed_once, port_of, watched
 from sidecar_process import Sidecar, eventually, identity_of, kill_identity
 
 import sidecar
@@ -128,6 +128,55 @@ def test_what_the_guard_said_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         eventually(lambda: running.worker("guard") not in (0, guard.pid), "the next guard")
         assert without_a_web(running, port).startswith(b"HTTP/1.1 200 ")
         assert without_a_web(running, port, b"GET /metrics HTTP/1.1\r\n\r\n").endswith(STARTING)
+
+
+NONSENSE = """
+import select
+from sidecar.messages import Channel
+def main(control_fd, launch_fd, heartbeat_fd):
+    control = Channel.from_fd(control_fd)
+    for message in (
+        {"type": "watch"}, {"type": "watch", "ranks": [7]}, {"type": "arm", "incident": 1, "plan": 7, "deadline": "x"},
+        {"type": "forget", "identities": [{}]}, {"type": "journal", "incident": 3}, {"type": "finished"},
+        {"type": "finished", "exit_status": "x"}, {"type": "disarm"}, {"type": ""},
+    ):
+        while not control.send(message):
+            pass
+    select.select([], [], [])
+"""
+
+
+def test_a_guard_that_talks_nonsense(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The container's root process does not end over it: that could take a whole group of nodes down."""
+    package = tmp_path / "root" / "sidecar"
+    shutil.copytree(Path(sidecar.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    (package / "guard" / "__main__.py").write_text(NONSENSE)
+    monkeypatch.chdir(package.parent)
+    with Sidecar(tmp_path / "dumps", *Ranks().flags) as running:
+        running.wait("a message of the guard makes no sense", type="disarm")
+        port = port_of(running)
+        guard = identity_of(running.worker("guard"))
+        kill_identity(guard)
+        eventually(lambda: running.worker("guard") not in (0, guard.pid), "the next guard")
+        assert without_a_web(running, port).startswith(b"HTTP/1.1 200 ")
+        assert running.process.poll() is None
+
+
+def test_a_mistake_of_the_supervisors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error that is in its own code ends one round and not the container: the next death is dealt with as ever."""
+    package = tmp_path / "root" / "sidecar"
+    shutil.copytree(Path(sidecar.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    workers = package / "supervisor" / "workers.py"
+    right = "    def check_heartbeats(self) -> None:\n"
+    assert right in workers.read_text()
+    workers.write_text(workers.read_text().replace(right, f"{right}        return 1 / 0\n"))
+    monkeypatch.chdir(package.parent)
+    with watched(tmp_path / "dumps", "--captures", "process") as (engine, running):
+        assert "ZeroDivisionError" in running.wait("a mistake of the supervisor's")["error"]
+        kill_identity(identity_of(running.worker("guard")))
+        engine.kill("TP1")
+        assert_killed_once(engine, running)
+        assert running.process.poll() is None
 
 
 # The part of the supervisor that answers, in a poll loop of this test's.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from pathlib import Path
 
@@ -97,6 +98,37 @@ def test_all_of_ours_killed_with_the_engine_frozen(tmp_path: Path) -> None:
             await_metric(later, 1, "terminations_total")
             assert_counted_once(later)
             assert len(later.incidents()) == 1
+
+
+def test_an_unfinished_record_that_makes_no_sense(tmp_path: Path) -> None:
+    """Somebody wrote into it: it is said and left alone, and the next run watches as if it were not there."""
+    dumps = tmp_path / "dumps"
+    with (
+        hanging_pyspy(tmp_path) as python,
+        watched(dumps, *LONG, python=python) as (engine, sidecar),
+        whole_tree(sidecar) as tree,
+    ):
+        engine.kill("TP1")
+        sidecar.wait("captured", status="captured")
+        eventually(sidecar.incidents, "the opening record")
+        for identity in tree:
+            kill_identity(identity, signal.SIGSTOP)
+        for identity in tree:
+            kill_identity(identity)
+        await_ended(tree, "our processes ended")
+        record = sidecar.incidents()[0] / "incident.json"
+        engine.kill_all()
+    whole = record.read_text()
+    for right, wrong in ((r'"deadline": 60\.0', '"deadline": "soon"'), (r'"pid": \d+', '"pid": 99999999999')):
+        text = re.sub(right, wrong, whole)
+        assert text != whole
+        record.write_text(text)
+        with watched(dumps, "--captures", "process") as (engine, later):
+            later.wait("an unfinished incident cannot be read")
+            engine.kill("TP0")
+            assert engine.wait_gone(20) == [], later.log()
+            later.wait("sealed", process="guard")
+            assert not [line for line in later.events("process ended") if line["what"] == "guard"]
 
 
 def finished_by_a_later_run(dumps: Path) -> None:

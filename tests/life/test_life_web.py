@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
+import signal
 import threading
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from life_parts import (
     port_of,
     watched,
 )
-from sidecar_process import Sidecar, identity_of, kill_identity
+from sidecar_process import Sidecar, eventually, identity_of, kill_identity, running
 
 
 def test_killed_at_rest_and_after_an_incident(tmp_path: Path) -> None:
@@ -73,3 +75,34 @@ def test_counters_survive_a_restart_of_the_sidecar(tmp_path: Path) -> None:
             assert metric(sidecar, "incidents_total", reason="RankDied") == before + 1
     assert stamps[:2] == [0, 0]
     assert stamps[2] > 0
+
+
+def test_hangs(tmp_path: Path) -> None:
+    """A web that stands still is ended and another one comes; meanwhile the supervisor answers /livez, a death is seen
+    and the kill happens, and what happened is counted once.
+    """
+    with watched(tmp_path / "dumps", "--captures", "process") as (engine, sidecar):
+        port = port_of(sidecar)
+        assert ask(port, "/healthz")[0] == 200
+        web = identity_of(sidecar.worker("web"))
+        kill_identity(web, signal.SIGSTOP)
+        engine.kill("TP1")
+        assert engine.wait_gone(20) == [], sidecar.log()
+        # The kernel takes connections for whoever listens: the first that is answered is answered by the supervisor.
+        assert eventually(lambda: asked(port, "/livez"), "an answer of /livez", 60.0) == 200
+        sidecar.wait("web killed", 60.0, because="its heartbeat has stopped")
+        new_worker(sidecar, "web", web)
+        assert_killed_once(engine, sidecar)
+        assert not running(web)
+
+
+def asked(port: int, path: str) -> int:
+    """The status of a GET; 0 where no answer came within a second."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1.0)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status
+    except (OSError, http.client.HTTPException):
+        return 0
+    finally:
+        connection.close()

@@ -177,7 +177,7 @@ def test_collectors_run_under_limits_and_apart_from_us(start: Start, ranks: Rank
     rig.seal(what)
     stat, data, core, *descriptors = log.read_text().splitlines()
     assert stat.split()[0] == stat.split()[5], "it leads its session"
-    assert (data, core) == (str(512 * 1024), "0")
+    assert (int(data) <= 512 * 1024, core) == (True, "0")
     assert not [line for line in descriptors if "socket:" in line or "eventfd" in line or str(rig.dump_dir) in line]
     assert artifacts(rig.record())["pyspy_json", "TP0"]["status"] == "captured"
 

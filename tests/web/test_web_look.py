@@ -215,6 +215,25 @@ def test_a_pyspy_that_hangs(tmp_path):
     asyncio.run(life())
 
 
+def test_a_pyspy_that_eats_memory(tmp_path):
+    """Shared memory too, which no RLIMIT counts: it is ended long before the deadline, and nothing is left behind."""
+    note = tmp_path / "pid"
+    eater = "import mmap; held = []\nwhile True: held.append(mmap.mmap(-1, 1 << 20)); held[-1].write(bytes(1 << 20))"
+    eating = program(tmp_path, f"echo $$ >> '{note}'; exec '{sys.executable}' -I -c '{eater}'")
+
+    async def life() -> None:
+        spy = PySpy(eating)
+        try:
+            assert await spy.stacks(os.getpid(), time.monotonic() + 60) is None
+        finally:
+            spy.close()
+
+    began = time.monotonic()
+    asyncio.run(life())
+    assert time.monotonic() - began < 60  # not the deadline
+    assert not [pid for pid in note.read_text().split() if Path("/proc", pid).exists()]
+
+
 @pytest.mark.parametrize(
     "text", ["exit 3", "echo '{'", "echo '{}'", "echo '[1, null, {\"frames\": 7}]'", "yes", "kill -9 $$", "echo '[]'"]
 )

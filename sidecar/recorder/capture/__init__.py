@@ -17,7 +17,9 @@ from sidecar.recorder.capture import (
     pyspy,
     pyspy_native,
 )
-from sidecar.recorder.capture.base import Collector, Target
+from sidecar.recorder.capture.base import MIB, Collector, Target
+
+ORDINARY = 64 * MIB
 
 
 class Per(StrEnum):
@@ -38,7 +40,8 @@ class Entry:
     snapshots are wanted, and is not asked for by name. `after`: not before these second snapshots, since it disturbs
     its target. `most`: bytes that its child may write to the volume by itself, 0 for one that writes nothing there,
     `COREDUMP` for the setting of that name; it waits until the incident has its folder. `computes`: seconds for which
-    its child keeps its slot; one that runs longer waits for something, and others may begin.
+    its child keeps its slot; one that runs longer waits for something, and others may begin. `memory`: bytes that its
+    child may take where there is room; more than `ORDINARY` for one that gets all the room there is.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Entry:
     after: bool = False
     most: int = 0
     computes: float = 0.1
+    memory: int = ORDINARY
 
 
 COREDUMP = -1
@@ -66,11 +70,14 @@ TABLE = (
         "flight_recorder", flight_recorder.collect, {"pickle": flight_recorder.KIND}, Per.COMPUTE,
         running=True, most=flight_recorder.MOST,
     ),
-    Entry("nvml", nvml.collect, {"json": nvml.KIND}, Per.ENGINE),
+    Entry("nvml", nvml.collect, {"json": nvml.KIND}, Per.ENGINE, memory=256 * MIB),  # the driver's library besides
     Entry("process2", process.collect_again, {"json": process.SECOND_KIND}, second_of="process"),
     Entry("pyspy2", pyspy.collect_again, pyspy.SECOND.kinds, holds=True, second_of="pyspy"),
     # Native stacks compute for seconds: all at once, each would hold its target for as long as all together.
-    Entry("pyspy_native", pyspy_native.collect, pyspy.NATIVE.kinds, running=True, holds=True, after=True, computes=5.0),
+    Entry(
+        "pyspy_native", pyspy_native.collect, pyspy.NATIVE.kinds,
+        running=True, holds=True, after=True, computes=5.0, memory=512 * MIB,
+    ),
     Entry(
         "cuda_coredump", cuda_coredump.collect, {"core": cuda_coredump.KIND}, Per.COMPUTE,
         running=True, holds=True, after=True, most=COREDUMP,

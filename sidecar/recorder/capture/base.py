@@ -73,7 +73,9 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """What a child left. `wait_status` is None where it was ended at a limit; `failure` says why it never began."""
+    """What a child left. `wait_status` is None where it was ended at a limit; `failure` says why it never began, or
+    that it had no memory: then it is not tried again.
+    """
 
     wait_status: int | None
     out: bytes = b""

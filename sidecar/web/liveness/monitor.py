@@ -25,6 +25,7 @@ from sidecar.model import Identity, State, plain
 from sidecar.policy.progress import Judgement, Limits, judge, keep_from
 from sidecar.policy.sightings import Answer, ProbeResult, Scrape
 from sidecar.settings import Settings
+from sidecar.system.memory import OwnMemory
 from sidecar.system.proc import Proc
 from sidecar.web.liveness.fetch import Fetcher, url_of
 from sidecar.web.liveness.gpu import Gpus
@@ -62,6 +63,7 @@ class Monitor:
         history: History | None = None,
         proc: Proc | None = None,
         gpus: Gpus | None = None,
+        memory: OwnMemory | None = None,
     ) -> None:
         self._settings = settings
         self._log = log
@@ -70,7 +72,7 @@ class Monitor:
         self._history = history
         self._proc = proc or Proc()
         self._gpus = gpus or Gpus()
-        self._pyspy = PySpy(pyspy)
+        self._pyspy = PySpy(pyspy, memory)
         self._fetcher = Fetcher()
         self._prober = Prober(self._fetcher)
         self._limits = Limits(

@@ -1,7 +1,8 @@
 """Stacks of a running process, taken without pausing it: `py-spy dump --nonblocking`, one child a process.
 
 A child can hang (py-spy reads the target's memory, and a thread stuck in the kernel may hold its lock), so each has a
-deadline, a session of its own and a limit of memory. One that does not even die of SIGKILL is left alone: it does not
+deadline, a session of its own and limits of memory: RLIMIT_DATA, which counts no shared memory, and a look at what it
+holds every few milliseconds. One that does not even die of SIGKILL is left alone: it does not
 stop its target, and no second one is sent after the same process.
 """
 
@@ -15,8 +16,16 @@ import signal
 import time
 from typing import Any
 
+from sidecar.system.limits import go_before_us, limit_data
+from sidecar.system.memory import OwnMemory
+from sidecar.system.proc import Proc
+
 _CAP = 4 << 20  # bytes of one answer; 60 threads of 40 frames each give about 0.5 MiB
-_DATA_LIMIT = 512 << 20  # not RLIMIT_AS, which py-spy breaks on with big libraries (seen)
+_MEMORY = 64 << 20  # bytes of one child; the stacks of a big process take less than 16 MiB (seen)
+_LEAST_MEMORY = 24 << 20  # with less left for it, none is sent
+_RESERVE = 8  # an eighth of the container's memory is for our own processes
+_DANGER = 16  # with a sixteenth of it left, a child is ended
+_LOOK_EVERY = 0.02
 _TRIES = 2  # a stack that changes while it is read comes out as an error
 _AFTERWARDS = 0.25  # seconds after SIGKILL in which the end is still awaited
 _POLL = 0.01  # seconds between two looks at a child without a pidfd
@@ -28,8 +37,9 @@ _ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
 class PySpy:
     """Runs `program`, "" where there is none. Used on one event loop; `close` ends what still runs."""
 
-    def __init__(self, program: str) -> None:
+    def __init__(self, program: str, memory: OwnMemory | None = None) -> None:
         self.program = program
+        self._memory = memory or _own_memory()
         self._children: dict[int, _Child] = {}  # those not reaped, by the pid that they look at
 
     async def stacks(self, pid: int, deadline: float) -> list[Any] | None:
@@ -39,11 +49,18 @@ class PySpy:
         for _ in range(_TRIES):
             if not self.program or time.monotonic() >= deadline or self._busy(pid):
                 return None
+            share = self._share()
+            if share < _LEAST_MEMORY:
+                return None
             try:
-                child = self._children[pid] = _Child(self.program, pid)
+                child = self._children[pid] = _Child(self.program, pid, share)
             except OSError:  # no more processes, memory or descriptors: nothing is learnt this time
                 return None
-            threads = _threads(await child.answer(deadline))
+            watching = asyncio.create_task(child.watch(self._memory))
+            try:
+                threads = _threads(await child.answer(deadline))
+            finally:
+                watching.cancel()
             if threads is not None:
                 return threads
         return None
@@ -53,6 +70,15 @@ class PySpy:
         for target, child in list(self._children.items()):
             child.kill()
             self._busy(target)
+        self._memory.close()
+
+    def _share(self) -> int:
+        """The bytes that one more child may have."""
+        room = self._memory.room()
+        if room is None:
+            return _MEMORY
+        running = sum(child.share for child in self._children.values() if not child.reaped)
+        return min(_MEMORY, (room.left - room.limit // _RESERVE - running) // 2)
 
     def _busy(self, target: int) -> bool:
         """Whether the last one sent there has still not gone."""
@@ -65,7 +91,8 @@ class PySpy:
 class _Child:
     """One py-spy at work. Not reaped, its pid is nobody else's. Raises `OSError` where it cannot be started."""
 
-    def __init__(self, program: str, target: int) -> None:
+    def __init__(self, program: str, target: int, share: int) -> None:
+        self.share = share
         self._status: int | None = None  # as wait(2) gives it, once it is reaped
         self._out, out_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         try:
@@ -88,11 +115,17 @@ class _Child:
             raise
         finally:
             os.close(out_end)
-        _limit(self._pid)
+        go_before_us(self._pid, 1.0)  # a stack is worth less than the engine next door
+        limit_data(self._pid, share)
+        _no_core(self._pid)
         try:
             self._pidfd = os.pidfd_open(self._pid)
         except OSError:  # an old kernel, gVisor, or no descriptor left
             self._pidfd = -1
+
+    @property
+    def reaped(self) -> bool:
+        return self._status is not None
 
     async def answer(self, deadline: float) -> bytes:
         """What it wrote, b"" unless it ended well before `deadline`. It is ended in any case, also if we are."""
@@ -120,6 +153,15 @@ class _Child:
             return b""
         return bytes(out) if self._status == 0 else b""
 
+    async def watch(self, memory: OwnMemory) -> None:
+        """End it when it holds too much, or the container has too little left. Give it up by cancelling."""
+        while self._status is None:
+            held, room = memory.held_by(self._pid), memory.room()
+            if held > self.share or (room is not None and room.left < room.limit // _DANGER):
+                self.kill()
+                return
+            await asyncio.sleep(_LOOK_EVERY)
+
     def kill(self) -> None:
         """End it and what it started, unless it has ended."""
         if not self.reap():
@@ -146,15 +188,17 @@ class _Child:
                 await asyncio.sleep(_POLL)
 
 
-def _limit(pid: int) -> None:
-    """The first to go when memory is short, and small: a stack is worth less than the engine next door."""
+def _own_memory() -> OwnMemory:
+    proc = Proc()
     try:
-        with open(f"/proc/{pid}/oom_score_adj", "w", encoding="ascii") as file:
-            file.write("1000")
+        return OwnMemory(proc)
+    finally:
+        proc.close()
+
+
+def _no_core(pid: int) -> None:
+    try:
         resource.prlimit(pid, resource.RLIMIT_CORE, (0, 0))
-        _, hard = resource.prlimit(pid, resource.RLIMIT_DATA)
-        data = _DATA_LIMIT if hard == resource.RLIM_INFINITY else min(_DATA_LIMIT, hard)
-        resource.prlimit(pid, resource.RLIMIT_DATA, (data, data))
     except OSError:  # it has ended, or this place does not let us
         pass
 
