@@ -368,10 +368,22 @@ class Verdicts:
         oom = exit_.status.signal == 9 and counter is not None and counter.take()
         wall = clock.wall() - (clock.monotonic() - exit_.at)
         detail = "exited with 0 while the others ran on" if exit_.status.code == 0 else exit_.status.why_unknown
+        if oom and counter is not None and counter.limit is not None:
+            detail = f"{'container' if self._in_container(exit_.identity) else 'cgroup'} limit {_size(counter.limit)}"
         return Failure(
             exit_.role, exit_.rank, exit_.identity.pid, exit_.identity.start, exit_.status,
             cause_of(exit_.status, oom), exit_.at, wall, seen_by, detail,
         )  # fmt: skip
+
+    def _in_container(self, identity: Identity) -> bool:
+        rank = self._guard.discovery.ranks.get(identity) or self._over.get(identity)
+        return rank is not None and bool(rank.container)
+
+
+def _size(count: int) -> str:
+    """`64 GiB`, `1.5 GiB`, `96 MiB`."""
+    unit, name = (2**30, "GiB") if count >= 2**30 else (2**20, "MiB")
+    return f"{count / unit:.4g} {name}"
 
 
 def _words(status: ExitStatus) -> str:
