@@ -41,7 +41,7 @@ class Child:
         self._out: list[bytes] = []
         self._err: list[bytes] = []
         if callable(attempt.work):
-            self.pid = self._fork(attempt.work, attempt.keeps)
+            self.pid = self._fork(attempt.work)
         else:
             self.pid = self._spawn(attempt.work)
         self._pidfd = self._open_pidfd()
@@ -130,7 +130,7 @@ class Child:
         self._watch(err, self._err, _ERR_CAP)
         return pid
 
-    def _fork(self, work: Callable[[int], None], keeps: tuple[int, ...]) -> int:
+    def _fork(self, work: Callable[[int], None]) -> int:
         out, out_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         os.set_blocking(out_end, True)
         try:
@@ -140,7 +140,7 @@ class Child:
             os.close(out_end)
             raise
         if pid == 0:
-            _in_child(work, out_end, keeps)
+            _in_child(work, out_end)
         os.close(out_end)
         self._watch(out, self._out, self.attempt.cap)
         return pid
@@ -177,16 +177,13 @@ def _nothing() -> None:
     pass
 
 
-def _in_child(work: Callable[[int], None], fd: int, keeps: tuple[int, ...]) -> None:
+def _in_child(work: Callable[[int], None], fd: int) -> None:
     code = 70
     try:
         os.setsid()
         # Above all the channel to the guard and the incident's lock: both must end with the recorder, not with us.
-        lowest = 3
-        for kept in sorted((fd, *keeps)):
-            os.closerange(lowest, kept)
-            lowest = kept + 1
-        os.closerange(lowest, _MOST_DESCRIPTORS)
+        os.closerange(3, fd)
+        os.closerange(fd + 1, _MOST_DESCRIPTORS)
         _volunteer(os.getpid())
         work(fd)
         code = 0

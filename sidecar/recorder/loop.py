@@ -20,7 +20,7 @@ from sidecar.messages import Channel, Message
 from sidecar.model import Action, Reason, TimelineEntry, incident_from, plain, rank_process_from
 from sidecar.recorder.capture.base import Scene
 from sidecar.recorder.captures import Captures, Taken, targets_of
-from sidecar.recorder.last_word import TOLD, LastWord, line_of, not_started
+from sidecar.recorder.last_word import TOLD, LastWord, line_of, told
 from sidecar.recorder.motion import Motion
 from sidecar.recorder.reactor import Reactor
 from sidecar.recorder.store import Store
@@ -135,13 +135,16 @@ class Recorder:
         incident = work.incident
         if not logs or any(entry.event == TOLD for entry in incident.timeline):
             return
+        line = line_of(incident, self._dump_dir)
         try:
-            self._last_word = LastWord(logs, line_of(incident, self._dump_dir), incident.id, self._reactor)
-        except OSError as error:
-            self._told(work, not_started(error))
-        else:
-            work.telling = True
-            work.told_by = time.monotonic() + _TOLD_FIRST
+            self._last_word = LastWord(logs, line, incident.id, self._reactor)
+        except (OSError, RuntimeError) as error:
+            self._told(work, told([str(error)] * len(logs)))
+            return
+        logs.clear()  # they are its own now
+        work.telling = True
+        work.told_by = time.monotonic() + _TOLD_FIRST
+        self._step_last_word(work)
 
     def _step_last_word(self, work: Work) -> None:
         entry = self._last_word.step() if self._last_word is not None else None

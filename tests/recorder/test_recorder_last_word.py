@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from recorder_rig import ID, Ranks, Rig, Start, incident, rank_process, wait_for
+from recorder_rig import ID, Ranks, Rig, Start, incident, rank_process
 
 from sidecar.model import (
     Action,
@@ -20,7 +20,6 @@ from sidecar.model import (
     Decision,
     ExitStatus,
     Failure,
-    Incident,
     Liveness,
     Outcome,
     PodInfo,
@@ -292,19 +291,3 @@ def test_a_disk_that_hangs_holds_up_nothing(start: Start, ranks: Ranks, log: Pat
     assert steps(rig)["told the kubelet"] == (
         "in the termination log of 1 container; 1 termination log not written: no answer within 2 s"
     )
-
-
-def test_its_child_outlives_no_recorder_that_has_ended(start: Start) -> None:
-    """One that waited for a disk was ended at its limit, so there is nothing left of it."""
-    rig = start()
-    what: Incident = incident(captures=())
-    with hung_disk() as hung:
-        rig.begin(what, [], logs=(hung,))
-        (child,) = wait_for(lambda: children_of(rig.process.pid))
-        assert rig.until("told")[-1]["entry"]["event"] == "kubelet not told"
-        wait_for(lambda: not Path(f"/proc/{child}").exists())
-        rig.seal(what)
-
-
-def children_of(pid: int) -> list[str]:
-    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()

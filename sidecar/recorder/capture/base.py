@@ -96,7 +96,7 @@ class Attempt:
     """Work for a child: a command line, or a function that runs in a fork of ours and writes to the descriptor given.
 
     `limit` is seconds, `cap` the bytes of output that are kept. `pauses`: killing this child may leave its target
-    stopped, so the target then gets SIGCONT. `keeps`: descriptors that a fork keeps open.
+    stopped, so the target then gets SIGCONT.
     """
 
     work: tuple[str, ...] | Callable[[int], None]
@@ -104,7 +104,6 @@ class Attempt:
     limit: float
     cap: int = 8 * MIB
     pauses: bool = False
-    keeps: tuple[int, ...] = ()
 
 
 Collector = Callable[[Target, Scene, float], Attempt | tuple[Piece, ...]]
