@@ -39,7 +39,7 @@ def test_it_is_there_before_the_kill_though_the_volume_hangs(tmp_path: Path, own
         ext4(tmp_path) as volume,
         hanging_pyspy(tmp_path) as python,
         watched(
-            volume / "dumps", "--death-deadline", "6", *flag(own), python=python, prefix=own.prefix
+            volume / "dumps", "--death-deadline", "10", *flag(own), python=python, prefix=own.prefix
         ) as (engine, sidecar),
     ):  # fmt: skip
         with hanging(volume):
