@@ -113,6 +113,8 @@ def allowed(name: str) -> str:
         return "letters, digits, dots, dashes and underscores, 253 at most"
     if kind == "url":
         return "a URL that begins with http:// or https://; auto; or none"
+    if kind == "inside":
+        return "an absolute path with no .. in it; or none"
     if kind == "secret":
         return "printable text without spaces, 4096 characters at most"
     return {"folder": "the path of a folder", "file": "the path of a file"}.get(kind, "text that is not empty")
@@ -184,7 +186,7 @@ def _annotated(hint: Any, field: DataclassField[Any]) -> Any:
     else:
         shortest = 0 if kind == "name" else 1
         inner = Annotated[str, pydantic.Field(min_length=shortest), pydantic.AfterValidator(_TEXTS[kind])]
-        if kind == "listen":
+        if kind in ("listen", "inside"):
             before = _switched_off
     return Annotated[inner | None if type(None) in _members(hint) else inner, pydantic.BeforeValidator(before)]
 
@@ -247,6 +249,14 @@ def _no_nul(text: str) -> str:
     return text
 
 
+def _inside(text: str) -> str:
+    """A path of a file as another process sees it: absolute, and below its root whatever is in it."""
+    parts = [part for part in _no_nul(text).split("/") if part not in ("", ".")]
+    if not text.startswith("/") or text.endswith("/") or not parts or ".." in parts or len(text) > 1024:
+        raise ValueError("")
+    return text
+
+
 def _named(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9._-]{0,253}", text):
         raise ValueError("")
@@ -278,6 +288,7 @@ _TEXTS: Mapping[str, Callable[[str], str]] = {
     "": _no_nul,
     "folder": _no_nul,
     "file": _no_nul,
+    "inside": _inside,
     "regex": _compiles,
     "listen": _listens,
     "name": _named,

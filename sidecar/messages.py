@@ -31,7 +31,8 @@ supervisor -> guard
     restarted   {process}                                        one of ours had to be started again
 guard -> recorder
     begin       {incident: Incident, ranks: [RankProcess], frozen: bool, resume: bool,
-                 seconds: s left for captures, 0 for none, twice: bool}    twice: two snapshots, to see what moves
+                 seconds: s left for captures, 0 for none, twice: bool} + the termination logs of the engine's
+                 containers, where it is to be killed          twice: two snapshots, to see what moves
     note        {incident: Incident}                             what is known now (more failures, more timeline)
     seal        {incident: Incident}                             the last word; write, seal, answer, exit
 recorder -> guard
@@ -39,6 +40,7 @@ recorder -> guard
     opened      {id}                                             the opening record is on the volume
     captured    {kind, rank, status, seconds}                    one artifact
     captures_done {}
+    told        {entry: TimelineEntry}                           the termination logs were written to, or could not be
     sealed      {id, dump_bytes, free_bytes}
     lost        {what, detail}                                   something could not be written
 guard -> web

@@ -359,6 +359,11 @@ def termination_from(data: dict[str, Any]) -> Termination:
     )
 
 
+def timeline_entry_from(data: Any) -> TimelineEntry:
+    """The `TimelineEntry` that `plain` made `data` of. Raises `TypeError` on anything else."""
+    return TimelineEntry(**data)
+
+
 def verdict_from(data: dict[str, Any]) -> Verdict:
     """The `Verdict` that `plain` made `data` of."""
     return Verdict(Liveness(data["liveness"]), tuple(data["because"]), tuple(data["odd"]), data["since"])
@@ -380,7 +385,7 @@ def incident_from(data: dict[str, Any]) -> Incident:
             because=tuple(decision["because"]),
         ),
         failures=tuple(failure_from(f) for f in data["failures"]),
-        timeline=tuple(TimelineEntry(**t) for t in data["timeline"]),
+        timeline=tuple(timeline_entry_from(t) for t in data["timeline"]),
         members=tuple(member_from(m) for m in data["members"]),
         termination=termination_from(data["termination"]) if data["termination"] else None,
         boot_id=data["boot_id"],

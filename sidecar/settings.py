@@ -27,8 +27,8 @@ def _setting(default: Any, help: str, **limits: Any) -> Any:
     """A field whose metadata holds its help text and what is allowed.
 
     `minimum`, `maximum`: for numbers. `choices`: for words. `kind`: for texts that need a check of their own
-    (`regex`, `listen`, `folder`, `file`, `captures`, `features`, `size`, `name`, `url`, `secret`); a number of kind
-    `optional` may be none. `hidden`: not shown in `--help`.
+    (`regex`, `listen`, `folder`, `file`, `inside`, `captures`, `features`, `size`, `name`, `url`, `secret`); a number
+    of kind `optional` may be none. `hidden`: not shown in `--help`.
     """
     metadata = {"help": help, **limits}
     if isinstance(default, (list, dict)):
@@ -130,6 +130,12 @@ class Settings:
     pod_group: str = _setting(
         "", "Name of the LeaderWorkerSet or JobSet group that the pod is part of (downward API). A failure on one node"
         " deletes its peers, so there a deletion while requests run is recorded too.", kind="name",
+    )  # fmt: skip
+
+    termination_log: str | None = _setting(
+        "/dev/termination-log", "File in the engine's containers that a line is written to before a kill: the kubelet"
+        " shows it as why the container ended. The containers' terminationMessagePath, where they set one. none: no"
+        " line is written.", kind="inside",
     )  # fmt: skip
 
     # Where to write and listen.

@@ -83,6 +83,7 @@ GOOD = {
     "stall_limit": "200",
     "hook_token": "s3cret",
     "pod_group": "llm",
+    "termination_log": "/run/last-word",
     "dump_max_age": "none",
     "dump_free_floor": "1Mi",
     "dump_volume_limit": "2Gi",
@@ -124,6 +125,7 @@ READ = Settings(
     stall_limit=200.0,
     hook_token="s3cret",
     pod_group="llm",
+    termination_log="/run/last-word",
     dump_max_age=None,
     dump_free_floor=2**20,
     dump_volume_limit=2 * 2**30,
@@ -211,6 +213,11 @@ def test_the_file_may_use_what_yaml_has(tmp_path):
         ("dump_max_age", "10", "or none"),
         ("dump_free_floor", "-1", "500Mi"),
         ("on_liveness_failure", "restart", "one of kill, capture, observe"),
+        ("termination_log", "dev/termination-log", "an absolute path"),
+        ("termination_log", "/dev/../etc/passwd", "no .. in it"),
+        ("termination_log", "/dev/", "an absolute path"),
+        ("termination_log", "/", "or none"),
+        ("termination_log", "/a\0b", "NUL"),
     ],
 )
 def test_a_bad_value_is_refused_by_setting_value_and_what_is_allowed(name, value, words):
@@ -243,9 +250,11 @@ def test_addresses_to_listen_on(value):
 
 
 @pytest.mark.parametrize("value", ["none", ""])
-def test_a_listener_and_a_list_can_be_switched_off(value):
-    settings = accepted(load({"listen": value, "api_listen": value, "captures": value}, {}))
+def test_what_can_be_switched_off(value):
+    given = dict.fromkeys(("listen", "api_listen", "captures", "termination_log"), value)
+    settings = accepted(load(given, {}))
     assert (settings.listen, settings.api_listen, settings.captures) == (None, None, ())
+    assert settings.termination_log is None
 
 
 def test_lists_may_have_spaces_and_doubles():
@@ -265,6 +274,10 @@ def test_each_refused_setting_has_its_line_and_its_default():
     loaded = load({"reap_timeout": "x", "exit_grace": "y"}, {"RANKGUARD_REAP_TIMEOUT": "9", "RANKGUARD_ENGINE": "?"})
     assert [line.split(":")[0] for line in refusals(loaded)] == ["RANKGUARD_ENGINE", "--reap-timeout", "--exit-grace"]
     assert loaded.settings.reap_timeout == DEFAULTS.reap_timeout
+
+
+def test_a_path_longer_than_any_is_refused():
+    assert "it takes an absolute path" in refused(load({"termination_log": "/" + "x" * 1024}, {}))
 
 
 def test_a_value_is_repeated_only_so_far():

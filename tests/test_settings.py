@@ -39,6 +39,7 @@ DEFAULTS = {
     "stall_limit": 300.0,
     "hook_token": None,
     "pod_group": "",
+    "termination_log": "/dev/termination-log",
     "dump_dir": "/var/lib/rankguard",
     "dump_max_bytes": 10 * 1024**3,
     "dump_max_incidents": 200,

@@ -126,6 +126,7 @@ class Case:
         if self.decision.action is not Action.OBSERVE:
             plan = self._around.herd.plan(self.decision.action, self.story.failed(), now)
             self.story.members = {m.identity: m for m in plan.members}
+        self._taking.hold_logs()
         # First the journal, then the counting: whoever takes this up counts it again, and the same number counts once.
         self._journal()
         self._count_all()
@@ -160,6 +161,7 @@ class Case:
         self.story.note("guard restarted", f"in phase {phase}{fired}")
         self._around.log("incident taken up again", self.id, phase=phase, switch_fired=switch_fired)
         self._count_all()
+        self._taking.hold_logs()
         if self.story.termination is not None or self.decision.action is Action.OBSERVE:
             self._taking.start_recorder(0.0)
             self._seal()
@@ -375,6 +377,7 @@ class Case:
         if self.phase is Phase.CLOSED:
             return
         self.phase = Phase.CLOSED
+        self._taking.close()
         self._around.tell_supervisor({"type": "journal", "incident": None, "phase": "closed", "closed": self.id})
         self._around.web.close_epoch(self.id)
         self._around.web.close_epoch(self._end_epoch)

@@ -102,12 +102,12 @@ class RecorderLink:
         self.alive = True
         self.begun = False
 
-    def send(self, message: Message) -> bool:
+    def send(self, message: Message, fds: tuple[int, ...] = ()) -> bool:
         """False if the recorder is gone or does not read."""
         if not self.alive:
             return False
         try:
-            return self.channel.send(message)
+            return self.channel.send(message, fds)
         except PeerGone:
             return False
 

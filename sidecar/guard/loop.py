@@ -30,6 +30,7 @@ from sidecar.guard.links import WebLink
 from sidecar.guard.peers import Peers
 from sidecar.guard.shm import Leftovers
 from sidecar.guard.surroundings import RUNNING, Surroundings
+from sidecar.guard.termination_logs import TerminationLogs
 from sidecar.guard.timers import Timers
 from sidecar.guard.verdicts import Verdicts
 from sidecar.log import Log
@@ -99,6 +100,7 @@ class Guard:
         self.herd = Herd(proc, self.census, self.discovery, self.exits, features.pidfd)
         shm_names = tuple(sorted({name for profile in profiles for name in profile.shm_names}))
         self.leftovers = Leftovers(proc, shm_names, settings.in_pod)
+        self.termination_logs = TerminationLogs(proc, settings.termination_log, bool(launch.command), log)
         self.verdicts = Verdicts(self)
         self.peers = Peers(self)
         self.ending = Ending(self)
@@ -119,6 +121,7 @@ class Guard:
         self._greeted = False
         self._around = Surroundings(
             herd=self.herd, timers=self.timers, web=self.web, log=log, leftovers=self.leftovers,
+            termination_logs=self.termination_logs,
             tell_supervisor=self.tell_supervisor, take_recorder=self.peers.take_recorder,
             ranks=lambda: list(self.discovery.ranks.values()), terminated=self._terminated,
             sealing=self._sealing, closed=self._closed, reap_timeout=settings.reap_timeout,
@@ -185,6 +188,8 @@ class Guard:
         if ranks:
             self.log("guard restarted", ranks=len(ranks))
             self.discovery.adopt(rank for rank, _ in ranks)
+            for rank, _ in ranks:
+                self.termination_logs.attach(rank)
             self.first_seen = now
             self.event(Event.ENGINE_SEEN)
             if message.get("served"):
@@ -271,6 +276,7 @@ class Guard:
             seen += self.exits.watch(rank.identity, now)
             seen += self.verdicts.watch_container(rank, now)
             self.leftovers.attach(rank.identity.pid)
+            self.termination_logs.attach(rank)
         if self.first_seen is None:
             self.first_seen = now
         if self.state in (State.WAITING, State.RESTARTING):
@@ -336,6 +342,7 @@ class Guard:
         self.tell_supervisor({"type": "forget", "identities": [plain(i) for i in self.discovery.ranks]})
         self.discovery.new_generation()
         self.leftovers.detach()
+        self.termination_logs.detach()
         self.verdicts.new_generation()
         self.hooks.new_generation()
         self.set_failed(False)

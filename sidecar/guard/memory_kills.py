@@ -39,13 +39,15 @@ class MemoryKills:
         if rank.container:
             self._in[rank.container] = counter
 
-    def explains(self, identity: Identity, container: str, status: ExitStatus) -> bool:
-        """Whether this death was a kill for memory; asked once for each death."""
+    def explains(self, identity: Identity, container: str, status: ExitStatus) -> str | None:
+        """The limit in words, `container limit 64 GiB` ("" where there is none), if this death was a kill for memory, else
+        None. Asked once for each death.
+        """
         counter = self._of.get(identity) or self._in.get(container)
         if status.signal != 9 or counter is None or not counter.take():
-            return False
+            return None
         self._note()
-        return True
+        return f"{'container' if container else 'cgroup'} limit {_size(counter.limit)}" if counter.limit else ""
 
     def new_generation(self) -> None:
         """The engine is gone."""
@@ -57,3 +59,9 @@ class MemoryKills:
     def _note(self) -> None:
         self.given |= {key: counter.seen for key, counter in self._counters.items()}
         self._changed()
+
+
+def _size(count: int) -> str:
+    """`64 GiB`, `1.5 GiB`, `96 MiB`."""
+    unit, name = (2**30, "GiB") if count >= 2**30 else (2**20, "MiB")
+    return f"{count / unit:.4g} {name}"

@@ -44,6 +44,10 @@ class Story:
         """The exit status of a failure became known after it was recorded."""
         self.failures = [failure if (f.pid, f.start) == (failure.pid, failure.start) else f for f in self.failures]
 
+    def keep(self, entry: TimelineEntry) -> None:
+        """One line that somebody else has made."""
+        self._timeline.append(entry)
+
     def note(self, event: str, detail: str, at: float | None = None) -> None:
         """One line of the timeline; `at` is monotonic, now where it is None."""
         now, wall = clock.monotonic(), clock.wall()

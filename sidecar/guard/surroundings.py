@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from sidecar.guard.herd import Herd
 from sidecar.guard.links import RecorderLink, WebLink
 from sidecar.guard.shm import Leftovers
+from sidecar.guard.termination_logs import TerminationLogs
 from sidecar.guard.timers import Timers
 from sidecar.log import Log
 from sidecar.model import RankProcess, Reason
@@ -40,6 +41,7 @@ class Surroundings:
     web: WebLink
     log: Log
     leftovers: Leftovers
+    termination_logs: TerminationLogs
     tell_supervisor: Callable[[dict[str, object]], bool]
     take_recorder: Callable[[], RecorderLink | None]
     ranks: Callable[[], list[RankProcess]]

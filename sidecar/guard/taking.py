@@ -6,12 +6,13 @@ one that died, for the captures.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from sidecar.guard.links import RecorderLink
 from sidecar.guard.surroundings import LIVENESS, Phase, Surroundings
 from sidecar.guard.timers import Timer
-from sidecar.model import plain
+from sidecar.model import Action, plain, timeline_entry_from
 from sidecar.system import clock
 
 if TYPE_CHECKING:
@@ -35,6 +36,21 @@ class Taking:
         self._record_opened = False
         self._deadline_timer: Timer | None = None
         self._deadline_at: float | None = None
+        self._logs: tuple[int, ...] = ()
+
+    def hold_logs(self) -> None:
+        """Before a kill, take hold of the termination logs of what it is for: they are to be had even if the engine is
+        gone by the time that a recorder comes.
+        """
+        case = self._case
+        if case.decision.action is Action.KILL and not self._logs:
+            self._logs = self._around.termination_logs.lend(set(case.story.members) | case.story.failed())
+
+    def close(self) -> None:
+        """Nothing more will be written."""
+        for fd in self._logs:
+            os.close(fd)
+        self._logs = ()
 
     def begin(self) -> None:
         """Have everything taken that is wanted, until the decision's deadline."""
@@ -76,7 +92,8 @@ class Taking:
                 "type": "begin", "incident": plain(case.story.incident()),
                 "ranks": [plain(rank) for rank in self._around.ranks()], "frozen": case.frozen,
                 "resume": self.resumed, "seconds": seconds, "twice": case.decision.reason in LIVENESS,
-            }
+            },
+            self._logs,
         )  # fmt: skip
         self.resumed = True  # whoever comes next takes up what this one has begun
 
@@ -131,6 +148,8 @@ class Taking:
         elif kind == "captures_done":
             self._done = True
             self._go_on_if_done()
+        elif kind == "told":
+            case.story.keep(timeline_entry_from(message["entry"]))
         elif kind == "lost":
             around.web.event("lost", what=message.get("what"))
             around.log("lost", case.id, what=message.get("what"), detail=message.get("detail"))

@@ -377,12 +377,12 @@ class Verdicts:
 
     def _failure(self, exit_: Exit, seen_by: str) -> Failure:
         rank = self._over.get(exit_.identity)
-        oom = self.memory.explains(exit_.identity, rank.container if rank is not None else "", exit_.status)
+        limit = self.memory.explains(exit_.identity, rank.container if rank is not None else "", exit_.status)
         wall = clock.wall() - (clock.monotonic() - exit_.at)
         detail = "exited with 0 while the others ran on" if exit_.status.code == 0 else exit_.status.why_unknown
         return Failure(
             exit_.role, exit_.rank, exit_.identity.pid, exit_.identity.start, exit_.status,
-            cause_of(exit_.status, oom), exit_.at, wall, seen_by, detail,
+            cause_of(exit_.status, limit is not None), exit_.at, wall, seen_by, limit or detail,
         )  # fmt: skip
 
 

@@ -17,10 +17,11 @@ from typing import Any
 from sidecar.errors import PeerGone, ProtocolError
 from sidecar.log import Log
 from sidecar.messages import Channel, Message
-from sidecar.model import Action, Reason, incident_from, rank_process_from
+from sidecar.model import Action, Reason, TimelineEntry, incident_from, plain, rank_process_from
 from sidecar.recorder.capture.base import Scene
 from sidecar.recorder.captures import Captures, Taken, targets_of
 from sidecar.recorder.evidence import MEMORY_LIMIT
+from sidecar.recorder.last_word import TOLD, LastWord, line_of, told
 from sidecar.recorder.motion import MOST_OF_ALL, Motion
 from sidecar.recorder.reactor import Reactor
 from sidecar.recorder.store import Store
@@ -33,6 +34,7 @@ _QUIET = 1.0  # how long the captures have the interpreter to themselves, but fo
 _SEAL_PATIENCE = 5.0  # how long a volume that refuses is tried again at the end
 _GUARD_LOST_CAPTURES = 0.5  # what is under way may still end
 _GUARD_LOST = 2.0
+_TOLD_FIRST = 0.05  # how long the volume waits for the termination logs to be written
 _HARMLESS = (Reason.PRE_STOP, Reason.PEER_FAILED, Reason.MANUAL)  # nothing is killed for these
 
 
@@ -54,12 +56,14 @@ class Recorder:
         self._outbox: deque[Message] = deque()
         self._guard_is_lost = False
         self._work: Work | None = None
+        self._last_word: LastWord | None = None
         self._volume = Volume(store, self._reactor, log, self._tell)
         self._told_done = False
 
     def run(self) -> int:
         while self._volume.exit_status is None:
             if self._work is not None:
+                self._step_last_word(self._work)
                 self._step_captures(self._work)
             self._volume.step()
             self._flush()
@@ -74,6 +78,8 @@ class Recorder:
         due = self._volume.wake_at()
         if self._work is None:
             return due
+        if self._last_word is not None:
+            due = min(due, self._last_word.wake_at())
         captures = self._work.captures
         return min(due, captures.wake_at() if captures else self._work.captures_at)
 
@@ -85,16 +91,21 @@ class Recorder:
                 received = self._channel.receive()
                 if received is None:
                     return
-                self._on_message(received[0])
+                message, fds = received
+                try:
+                    self._on_message(message, fds)
+                finally:
+                    for fd in fds:
+                        os.close(fd)
         except PeerGone:
             self._guard_lost()
         except ProtocolError as error:
             self._log("unreadable message from the guard", error=str(error))
 
-    def _on_message(self, message: Message) -> None:
+    def _on_message(self, message: Message, fds: list[int]) -> None:
         try:
             if message["type"] == "begin" and self._work is None:
-                self._begin(message)
+                self._begin(message, fds)
             elif message["type"] == "note" and self._work is not None:
                 self._work.incident = incident_from(message["incident"])
                 self._work.dirty = True
@@ -106,7 +117,7 @@ class Recorder:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             self._log("a message from the guard makes no sense", error=f"{type(error).__name__}: {error}")
 
-    def _begin(self, message: Message) -> None:
+    def _begin(self, message: Message, termination_logs: list[int]) -> None:
         now = time.monotonic()
         incident = incident_from(message["incident"])
         asked = float(message["seconds"]) > 0 and not self._volume.throttled(incident)
@@ -120,8 +131,38 @@ class Recorder:
             captures_at=now + (_EARLIER_PATIENCE if message["resume"] else 0.0),
             twice=bool(message.get("twice")),
         )
+        self._tell_the_kubelet(self._work, termination_logs)
         self._step_captures(self._work)
         self._volume.begin(self._work)
+
+    def _tell_the_kubelet(self, work: Work, logs: list[int]) -> None:
+        """Before all else, since the containers may be gone in a moment; and once for an incident."""
+        incident = work.incident
+        if not logs or any(entry.event == TOLD for entry in incident.timeline):
+            return
+        line = line_of(incident, self._dump_dir)
+        try:
+            self._last_word = LastWord(logs, line, incident.id, self._reactor)
+        except (OSError, RuntimeError) as error:
+            self._told(work, told([str(error)] * len(logs)))
+            return
+        logs.clear()  # they are its own now
+        work.telling = True
+        work.told_by = time.monotonic() + _TOLD_FIRST
+        self._step_last_word(work)
+
+    def _step_last_word(self, work: Work) -> None:
+        entry = self._last_word.step() if self._last_word is not None else None
+        if entry is not None:
+            work.telling = False
+            self._told(work, entry)
+
+    def _told(self, work: Work, entry: TimelineEntry) -> None:
+        """In the record in any case, and known to the guard, which has it from us for the next recorder."""
+        work.own.append(entry)
+        work.dirty = True
+        self._log(entry.event, work.incident.id, detail=entry.detail)
+        self._tell("told", entry=plain(entry))
 
     def _seal(self, work: Work) -> None:
         work.sealing = True

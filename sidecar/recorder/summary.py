@@ -65,7 +65,7 @@ def how(failure: Failure) -> str:
     """`was killed by signal 9 (SIGKILL)`, `exited with status 1`, ..."""
     status = failure.status
     if failure.cause is Cause.OOM_KILLED:
-        return "was killed by the kernel for memory"
+        return f"was killed by the kernel for memory{f' ({failure.detail})' if failure.detail else ''}"
     if status.signal is not None:
         dumped = ", and dumped core" if status.core_dumped else ""
         return f"was killed by signal {status.signal}{_signal_name(status.signal)}{dumped}"

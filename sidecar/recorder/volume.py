@@ -121,7 +121,9 @@ class Volume:
             hangs_at = busy_since + _HANGS
             return min(due, hangs_at) if time.monotonic() < hangs_at else due
         if not work.opened:
-            return min(work.give_up_at, self._retry_at)
+            return min(work.give_up_at, max(self._retry_at, work.told_by if work.telling else 0.0))
+        if work.sealing and work.captured and work.telling and not work.evidence.batch(rendering=True):
+            return work.give_up_at
         if not work.captured and time.monotonic() < work.quiet_until:
             return min(work.give_up_at, work.quiet_until)
         if work.dirty or work.sealing or work.leaving:
@@ -167,6 +169,8 @@ class Volume:
         if now < self._retry_at:
             return
         if not work.opened:
+            if work.telling and now < work.told_by:
+                return
             opening = self._encoded(work)
             self._writer.submit(lambda: self._store.open(work.incident.id, opening), self._opened)
         elif not (work.frozen or self._made_room or work.captured or work.sealing or work.leaving):
@@ -175,6 +179,8 @@ class Volume:
             return
         elif batch := work.evidence.batch(rendering=work.captured):
             self._write(work, batch)
+        elif work.sealing and work.captured and work.telling:
+            return  # the record says what came of it
         elif work.sealing and work.captured and not self._synced:
             paths = work.evidence.paths()
             self._writer.submit(lambda: self._store.sync(paths), self._on_synced)

@@ -18,8 +18,9 @@ class Work:
     Until `quiet_until`, or until all is captured, only the opening record is written: the engine stands still
     meanwhile, and two threads share one interpreter. `wanted` are the captures that the guard has asked of this
     recorder; one that takes over late is asked for none. `twice`: two snapshots, to see what moves. `sealing`: the
-    guard has said its last word. `leaving`: the guard is lost. `dirty`: the record on the volume is not what is known.
-    `own` are the recorder's own steps in the timeline.
+    guard has said its last word. `telling`: the termination logs are being written; until `told_by` the volume waits.
+    `leaving`: the guard is lost. `dirty`: the record on the volume is not what is known. `own` are the recorder's own
+    steps in the timeline.
     """
 
     incident: Incident
@@ -37,6 +38,8 @@ class Work:
     opened: bool = False
     sealing: bool = False
     leaving: bool = False
+    telling: bool = False
+    told_by: float = 0.0
     dirty: bool = False
     give_up_at: float = math.inf
 

@@ -1,4 +1,4 @@
-"""The one thread that touches the volume.
+"""A thread for what may hang: the one that touches the volume, and one that writes the termination logs.
 
 A volume that hangs keeps its caller in D state, which no signal ends (seen), so the caller must not be the thread that
 answers the guard. One task at a time: what comes next is decided on the main thread, when the task before is done.

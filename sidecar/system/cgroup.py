@@ -14,6 +14,9 @@ from sidecar.system.proc import Proc
 # A container runtime names a container's cgroup by its id of 64 hex digits: plain, or `cri-containerd-<id>.scope`.
 _CONTAINER_ID = re.compile(r"(?:^|[/:-])([0-9a-f]{64})(?:\.scope)?(?=/|$)", re.MULTILINE)
 
+_LIMIT_1 = "memory.limit_in_bytes"
+_NO_LIMIT_1 = 1 << 60  # v1's "no limit" is near 2^63, rounded to pages
+
 
 def container_id(cgroup_text: str) -> str:
     """The id of the innermost container in the text of /proc/PID/cgroup, or "" on a plain host."""
@@ -52,10 +55,11 @@ class OomCounter:
     """The `oom_kill` counter of one cgroup, held open. `fd` is -1 where there is nothing to read.
 
     `seen` is how many kills have been given to deaths, or were there before; told by an earlier guard, or read now.
+    `limit` is how many bytes the cgroup might have when it was opened, None where it had no limit of its own.
     """
 
     def __init__(self, proc: Proc, pid: int, seen: int | None = None) -> None:
-        self.fd = _open_events(proc, pid)
+        self.fd, self.limit = _open_events(proc, pid)
         self.seen = seen if seen is not None else self._read() or 0
 
     def take(self) -> bool:
@@ -85,10 +89,10 @@ class OomCounter:
         return None
 
 
-def _open_events(proc: Proc, pid: int) -> int:
+def _open_events(proc: Proc, pid: int) -> tuple[int, int | None]:
     version, path = memory_cgroup(proc.cgroup(pid))
     if not version:
-        return -1
+        return -1, None
     file = "memory.events" if version == "v2" else "memory.oom_control"
     candidates = []
     # On the same host view, the path of the cgroup leads there through our own mount.
@@ -105,7 +109,23 @@ def _open_events(proc: Proc, pid: int) -> int:
         candidates.append(f"{proc.root}/{pid}/root/{base}/{file}")
     for candidate in candidates:
         try:
-            return os.open(candidate, os.O_RDONLY | os.O_CLOEXEC)
+            fd = os.open(candidate, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
             continue
-    return -1
+        return fd, _limit(f"{candidate.removesuffix(file)}{'memory.max' if version == 'v2' else _LIMIT_1}")
+    return -1, None
+
+
+def _limit(path: str) -> int | None:
+    """The number in a cgroup's limit file. v2 says "max" for none, v1 a number that no machine has."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        text = os.read(fd, 64).strip()
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+    return int(text) if text.isdigit() and int(text) < _NO_LIMIT_1 else None

@@ -14,7 +14,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ class Recorder:
 class Stage:
     """`control`, `web` and `recorded` are all messages so far of the guard to its supervisor, its web, its recorders.
 
-    Use as a context manager; `engine` is the test's own to end.
+    `lent` are the descriptors that came with each `begin`. Use as a context manager; `engine` is the test's own to end.
     """
 
     def __init__(self, folder: Path, engine: StandIn, **settings: Any) -> None:
@@ -68,6 +68,7 @@ class Stage:
         self.control: list[Message] = []
         self.web: list[Message] = []
         self.recorded: list[Message] = []
+        self.lent: list[tuple[int, ...]] = []
         self.switch = Switch(PROC, Log("supervisor", "json", -1))
         self.journal: Message | None = None
         self._remembered: Message = {}
@@ -83,6 +84,8 @@ class Stage:
     def __exit__(self, *_: object) -> None:
         self.kill_guard()
         self.switch.forget(list(self.switch.ranks))
+        for fd in (fd for fds in self.lent for fd in fds):
+            os.close(fd)
         os.close(self._launch_fd)
         os.close(self._beat_fd)
 
@@ -122,6 +125,11 @@ class Stage:
 
     def lose_recorder(self) -> None:
         self._channels.pop("recorder").close()
+
+    @property
+    def guard_pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     def kill_guard(self) -> None:
         """SIGKILL, and what the supervisor does then. What it had said is heard; its channels are gone."""
@@ -174,6 +182,8 @@ class Stage:
             self.web.append(message)
         else:
             self.recorded.append(message)
+            if message["type"] == "begin":
+                self.lent.append(tuple(fds))
 
     def _supervise(self, message: Message, fds: list[int]) -> None:
         kind = message["type"]
@@ -272,9 +282,11 @@ class Stage:
 
 
 @contextmanager
-def staged(folder: Path, **settings: Any) -> Iterator[Stage]:
-    """A small engine that runs, and a guard that watches it and nothing else."""
-    with StandIn(tp=2, light=True, detokenizer=False) as engine:
+def staged(folder: Path, prefix: Sequence[str] = (), **settings: Any) -> Iterator[Stage]:
+    """A small engine that runs, and a guard that watches it and nothing else. `prefix` comes before its command, and
+    becomes it in the end.
+    """
+    with StandIn(prefix=prefix, tp=2, light=True, detokenizer=False) as engine:
         engine.wait_ready()
         with Stage(folder, engine, **settings) as stage:
             yield stage

@@ -54,15 +54,18 @@ def enter(cgroup: Path, troupe: Troupe) -> None:
 
 @pytest.mark.root
 def test_a_rank_that_the_kernel_killed_for_memory(cgroup: Path, tmp_path: Path) -> None:
-    """SIGKILL by the kernel in the rank's own cgroup is oom_killed, and not just any SIGKILL."""
+    """SIGKILL by the kernel in the rank's own cgroup is oom_killed, and not just any SIGKILL; the limit is told."""
     with Troupe(HOG) as troupe:
         troupe.await_labels("TP0", "TP1", "hungry")
         enter(cgroup, troupe)
         with beside(tmp_path, troupe.pid, "--expected-ranks", "2") as sidecar:
             sidecar.wait_serving()
             troupe.kill("TP1", signal.SIGUSR1)
-            failure = sidecar.incident()["failures"][0]
+            record = sidecar.incident()
+            failure = record["failures"][0]
             assert (failure["rank"], failure["signal"], failure["cause"]) == ("TP1", 9, "oom_killed")
+            assert failure["detail"] == "cgroup limit 96 MiB"
+            assert record["summary"].startswith("TP1 was killed by the kernel for memory (cgroup limit 96 MiB) while")
             troupe.wait_gone()
 
 

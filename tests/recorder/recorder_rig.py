@@ -194,7 +194,9 @@ class Rig:
         seconds: float = 3.0,
         resume: bool = False,
         twice: bool = False,
+        logs: tuple[int, ...] = (),
     ) -> None:
+        """`logs`: descriptors of termination logs; they stay the test's own."""
         assert self.channel.send(
             {
                 "type": "begin",
@@ -204,7 +206,8 @@ class Rig:
                 "resume": resume,
                 "seconds": seconds,
                 "twice": twice,
-            }
+            },
+            logs,
         )
 
     def say(self, kind: str, what: Incident) -> None:

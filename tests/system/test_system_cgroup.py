@@ -219,5 +219,27 @@ def test_a_kill_by_hand_is_no_kill_for_memory():
             script.process.wait(30)
             assert counter.fd >= 0
             assert not counter.take()
+            assert counter.limit == LIMIT
+        finally:
+            counter.close()
+
+
+@pytest.mark.root
+def test_a_cgroup_without_a_limit_has_none():
+    """Neither the word nor the number that the kernel has for it is taken for a size."""
+    with memory_group() as group, Script("say('ready'); hear()") as script:
+        script.heard()
+        for name, no_limit in (
+            ("memory.memsw.limit_in_bytes", "-1"),
+            ("memory.limit_in_bytes", "-1"),
+            ("memory.max", "max"),
+        ):
+            if (group / name).exists():
+                (group / name).write_text(no_limit)
+        (group / "cgroup.procs").write_text(str(script.pid))
+        counter = OomCounter(PROC, script.pid)
+        try:
+            assert counter.fd >= 0
+            assert counter.limit is None
         finally:
             counter.close()
