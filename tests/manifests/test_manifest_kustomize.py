@@ -18,6 +18,13 @@ GRACE = FOLDER / "kustomize" / "grace-period"
 KINDS = ("Deployment", "StatefulSet", "LeaderWorkerSet")
 
 
+def almost_ours() -> list[str]:
+    """Names of variables in which ours occur."""
+    ours = yaml.safe_load((COMPONENT / "sidecar.yaml").read_text())["template"]["spec"]
+    names = [each["name"] for each in container(ours, ENGINE)["env"]]
+    return [f"MY_{name}" for name in names] + [f"{name}_WAIT_SECS" for name in names]
+
+
 def somebodys_pod() -> dict[str, Any]:
     """One with everything that the component's names could be taken for."""
     return {
@@ -35,11 +42,7 @@ def somebodys_pod() -> dict[str, Any]:
                 "image": "vllm/vllm-openai:v0.32.0",
                 "command": ["vllm", "serve"],
                 "args": ["m"],
-                "env": [
-                    {"name": "POD_NAME", "value": "of another meaning"},
-                    {"name": "SGLANG_CUDA_COREDUMP_BEFORE_CRASH_WAIT_SECS", "value": "5"},
-                    {"name": "MY_CUDA_COREDUMP_FILE", "value": "/x"},
-                ],
+                "env": [{"name": name, "value": f"my {name}"} for name in ("POD_NAME", *almost_ours())],
                 "lifecycle": {"postStart": {"exec": {"command": ["true"]}}},
                 "volumeMounts": [
                     {"name": "dshm", "mountPath": "/dev/shm"},
