@@ -40,8 +40,8 @@ class MemoryKills:
             self._in[rank.container] = counter
 
     def explains(self, identity: Identity, container: str, status: ExitStatus) -> str | None:
-        """The limit in words, `container limit 64 GiB` ("" where there is none), if this death was a kill for memory, else
-        None. Asked once for each death.
+        """The limit in words, `container limit 64 GiB`, if this death was a kill for memory ("" where there is no
+        limit), else None. Asked once for each death.
         """
         counter = self._of.get(identity) or self._in.get(container)
         if status.signal != 9 or counter is None or not counter.take():
