@@ -53,11 +53,11 @@ class OomCounter:
 
     def __init__(self, proc: Proc, pid: int) -> None:
         self.fd = _open_events(proc, pid)
-        self._seen = self._read() or 0
+        self._seen = self.count() or 0
 
     def take(self) -> bool:
         """True if a kill has happened that was not yet given to a death. Each rise explains one death."""
-        count = self._read()
+        count = self.count()
         if count is None or count <= self._seen:
             return False
         self._seen += 1
@@ -68,7 +68,8 @@ class OomCounter:
             os.close(self.fd)
             self.fd = -1
 
-    def _read(self) -> int | None:
+    def count(self) -> int | None:
+        """The kills so far, None where they cannot be read."""
         if self.fd < 0:
             return None
         try:
