@@ -89,7 +89,8 @@ def _why(scene: Scene, target: Target, yama: int) -> str:
     if lacking:
         return f"it has {credentials.shown(lacking)}, which we lack, and we have no SYS_PTRACE"
     try:
-        if os.stat(f"{scene.proc.root}/{target.pid}").st_uid != whose.uid:
+        # Not of the folder itself, whose owner is always the process's user (fs/proc/base.c, task_dump_owner).
+        if os.stat(f"{scene.proc.root}/{target.pid}/environ").st_uid != whose.uid:
             return "it is not dumpable (it changed its user after its start), and we have no SYS_PTRACE"
     except OSError:
         pass

@@ -95,6 +95,10 @@ def _in_fork(work: Work, theirs: int, out: int) -> None:
     """Runs in the child, and never returns."""
     try:
         os.close(theirs)
+        # Whoever reads what we write waits for its end, which one that hangs would hold back.
+        nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
 
         def say(**said: Any) -> None:
             view = memoryview(json.dumps(said).encode() + b"\n")

@@ -57,7 +57,9 @@ def find(proc: Proc, settings: Settings, order: Order) -> Found:
     if not told:
         below = _descendants(stats, marked)
         marked = {**dict.fromkeys(below & living.keys(), ("", "")), **marked}
-    foreign = {pid for pid, container in containers.items() if container != own_container}
+    # In a cgroup namespace of its own (cgroup v2), a container does not see its own id, and still is in a pod.
+    contained = bool(own_container) or settings.in_pod
+    foreign = {pid for pid, container in containers.items() if contained and container != own_container}
     engine = []
     for pid in sorted(marked, key=lambda pid: (not marked[pid][0], living[pid].start, pid))[:_MOST_ENGINE]:
         role, rank = marked[pid]
