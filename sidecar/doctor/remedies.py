@@ -8,6 +8,7 @@ from sidecar.checkup import Remedy
 from sidecar.doctor.credentials import FULL, Credentials, names_of
 
 SIDECAR = "the container rankguard"
+_ADDED = f"{SIDECAR}, beside what it adds already"
 ENGINE = "the engine's container"
 POD = "the pod's spec"
 
@@ -28,7 +29,7 @@ def to_reach(own: Credentials, targets: Sequence[Credentials], needed: Sequence[
 def _full(own: Credentials) -> Remedy:
     lacking = [name for name in FULL if not own.has(name)]
     if own.uid == 0:
-        return Remedy(SIDECAR, f"securityContext:\n  capabilities:\n    add: {_listed(lacking)}")
+        return Remedy(_ADDED, f"securityContext:\n  capabilities:\n    add: {_listed(lacking)}")
     return Remedy(
         SIDECAR,
         "securityContext:\n  runAsUser: 0\n  runAsNonRoot: false\n  allowPrivilegeEscalation: false\n"
@@ -66,7 +67,7 @@ def _twin(own: Credentials, targets: Sequence[Credentials]) -> Remedy | None:
         lines += ["capabilities:", '  drop: ["ALL"]']
     if not lines:
         return None
-    return Remedy(SIDECAR, "securityContext:\n" + "\n".join(f"  {line}" for line in lines))
+    return Remedy(_ADDED if lacking else SIDECAR, "securityContext:\n" + "\n".join(f"  {line}" for line in lines))
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -58,7 +58,7 @@ def test_what_is_missing_has_its_yaml_below_it(tmp_path: Path) -> None:
     at = lines.index(line_of(told.stdout, "signals"))
     assert [line.strip() for line in lines[at + 1 : at + 6]] == [
         "lost: The engine is neither frozen nor killed: after a rank's death the rest of it stays.",
-        "remedy, in the container rankguard:",
+        "remedy, in the container rankguard, beside what it adds already:",
         "securityContext:",
         "capabilities:",
         'add: ["KILL", "DAC_OVERRIDE"]',
