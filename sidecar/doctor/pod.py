@@ -39,7 +39,7 @@ def namespace(scene: Scene, _: Step) -> tuple[Found, ...]:
     if scene.shared is None:
         why = scene.blind or "no process of another container, and none of an engine, is there yet"
         return (Found("process_namespace", Status.UNKNOWN, why),)
-    seen = "PID 1 is in Rankguard's own container, and there is nobody else: the PID namespace is not shared"
+    seen = "there is nobody but Rankguard, not even the pod's PID 1: the PID namespace is not shared"
     return (Found("process_namespace", Status.MISSING, seen, (_SHARED,)),)
 
 

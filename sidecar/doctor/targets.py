@@ -29,6 +29,7 @@ from sidecar.system.proc import Proc, Stat
 _MOST_KINDS = 16  # of targets that are tried, beside the engine's
 _MOST_ENGINE = 1024
 _TITLE = 120
+_OURS = b"from sidecar."  # in the command line of each of Rankguard's processes
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +72,8 @@ def find(proc: Proc, settings: Settings, order: Order) -> Found:
         if (target := _target(proc, living[pid], containers[pid])) is not None
     ]
     shared: bool | None = True if foreign or engine else None
-    if shared is None and settings.in_pod and containers.get(1) == own_container:
-        shared = False  # PID 1 would be the pause process, which is in a container of its own
+    if shared is None and settings.in_pod and all(pid in own or _OURS in proc.cmdline(pid) for pid in living):
+        shared = False  # where it is shared there is at least PID 1, which is in a container of its own
     return Found((*_one_of_each(engine), *_one_of_each(others)[:_MOST_KINDS]), tuple(engine), shared)
 
 

@@ -141,7 +141,9 @@ class _Child:
                     (os.POSIX_SPAWN_OPEN, 2, "/dev/null", os.O_WRONLY, 0),
                     (os.POSIX_SPAWN_DUP2, settings, 3),
                 ),
-                setsid=True,
+                # A group to end it by, and no session of its own: what hangs and outlives the web comes to the
+                # supervisor, and the guard tells by the session that it is ours and not a wrapped engine's.
+                setpgroup=0,
                 setsigmask=(),
                 setsigdef=_DEFAULTS,
             )

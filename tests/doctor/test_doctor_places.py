@@ -140,13 +140,15 @@ def test_a_volume_that_hangs_holds_up_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.root
 def test_a_pod_that_does_not_share_its_process_namespace(tmp_path: Path) -> None:
-    """Alone with a PID 1 of its own container, it has nothing to watch, and that fails, with the one line of YAML."""
+    """Alone, without even a pause process, it has nothing to watch: that fails, with the one line of YAML."""
     apart = ["unshare", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    beside = [*apart, "sh", "-c", 'sleep 600 >/dev/null 2>&1 & "$@"; exit $?', "sh"]
     found = check(tmp_path, prefix=apart, in_pod=True, **nothing())
     namespace = result(found, "process_namespace")
     assert namespace.fails
     assert ways(namespace) == [{"shareProcessNamespace": True}]
-    # On a host nothing follows from being alone.
+    # A wrapped engine that is not known by its title is somebody, and on a host nothing follows from being alone.
+    assert statuses(check(tmp_path, prefix=beside, in_pod=True, **nothing()), "process_namespace") == ["unknown"]
     assert statuses(check(tmp_path, prefix=apart, **nothing()), "process_namespace") == ["unknown"]
 
 
