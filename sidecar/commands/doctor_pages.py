@@ -34,7 +34,8 @@ def print_page(found: Checkup) -> None:
         line.append(f"{result.capability:<{width}}  ", style="bold" if result.fails else "not bold")
         line.append(printable(result.seen), style="not bold")
         out.print(line)
-        if result.status.available is False:
+        # What was refused on others, before an engine is there, has its remedy too.
+        if result.status.available is False or result.remedies:
             _print_remedy(out, result, told)
     out.print()
     out.print(_text(f"Tier: {found.tier or 'not known yet'} ({found.because})", "bold"))
@@ -50,7 +51,7 @@ def print_page(found: Checkup) -> None:
 
 def _print_remedy(out: Console, result: Result, told: dict[tuple[Remedy, ...], str]) -> None:
     """What is lost, and what gives it, once where several want the same."""
-    out.print(_text(f"         lost: {result.lost}"))
+    out.print(_text(f"         {'lost' if result.status.available is False else 'without it'}: {result.lost}"))
     if not result.remedies:
         return
     if result.remedies in told:
