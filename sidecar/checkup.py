@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -87,7 +87,7 @@ class Checkup:
     tier: str
     because: str
     targets: tuple[dict[str, Any], ...] = ()
-    results: tuple[Result, ...] = field(default_factory=tuple)
+    results: tuple[Result, ...] = ()
 
     @property
     def fails(self) -> bool:

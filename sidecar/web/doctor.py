@@ -125,9 +125,10 @@ class _Child:
 
     def __init__(self, launch: Launch, order: Order) -> None:
         self._ended = False
-        settings = launch_to_fd(launch)
         self._out, out_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        settings = -1
         try:
+            settings = launch_to_fd(launch)
             os.set_blocking(out_end, True)
             python = launch.python or sys.executable
             root = launch.package_root or os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
@@ -152,7 +153,8 @@ class _Child:
             raise
         finally:
             os.close(out_end)
-            os.close(settings)
+            if settings >= 0:
+                os.close(settings)
 
     async def answer(self, seconds: float) -> bytes:
         """What it wrote until its end, or until `seconds` have passed. It is ended in any case, also if we are."""
