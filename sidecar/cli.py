@@ -20,7 +20,11 @@ _HELP = "See an LLM inference rank die, save the evidence, kill the engine, say 
 
 
 # Imported when asked for: `rankguard run` pays for nothing that only the others need.
-_ELSEWHERE = {"incidents": "sidecar.commands.incidents", "run": "sidecar.commands.run"}
+_ELSEWHERE = {
+    "doctor": "sidecar.commands.doctor",
+    "incidents": "sidecar.commands.incidents",
+    "run": "sidecar.commands.run",
+}
 
 
 class _Commands(click.Group):

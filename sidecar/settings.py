@@ -103,6 +103,11 @@ class Settings:
         "auto", "URL of the engine's own Prometheus metrics, which tell whether work waits and whether it moves. auto:"
         " as for --health-url. none: they are not read.", kind="url",
     )  # fmt: skip
+    termination_grace_period: float | None = _setting(
+        None, "The pod's terminationGracePeriodSeconds, to be checked: a preStop hook takes up to 20 s more than"
+        " --liveness-deadline, and then the engine stops. Unset: read from the API server where the pod may be read.",
+        minimum=0.0, maximum=86400.0 * 7, kind="optional",
+    )  # fmt: skip
     probe_period: float = _setting(
         10.0, "Seconds between two looks at the engine: its health, its metrics, the state of its ranks.",
         minimum=0.1, maximum=3600.0,

@@ -148,6 +148,7 @@ def test_version_and_help(harmless):
         ["run"],
         ["demo"],
         ["capture"],
+        ["doctor"],
         ["incidents"],
         *(["incidents", n] for n in ("list", "show", "prune")),
     ):

@@ -32,6 +32,7 @@ DEFAULTS = {
     "exit_grace": 5.0,
     "health_url": "auto",
     "metrics_url": "auto",
+    "termination_grace_period": None,
     "probe_period": 10.0,
     "probe_timeout": 5.0,
     "probe_failures": 3,

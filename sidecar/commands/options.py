@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import Field, fields
 from typing import Any
 
@@ -19,15 +19,17 @@ _METAVARS = {
 }  # fmt: skip
 
 
-def for_settings() -> list[click.Parameter]:
-    """One option for each setting, in their order, after `--config`. An option that is not given is None."""
+def for_settings(names: Collection[str] = ()) -> list[click.Parameter]:
+    """One option for each setting (of `names`, if there are any), in their order, after `--config`. An option that is
+    not given is None.
+    """
     config = click.Option(
         ["--config"],
         metavar="FILE",
         help="YAML file of settings: each key is an option's name. Environment: RANKGUARD_CONFIG.",
     )
     hints = typing.get_type_hints(Settings)
-    return [config, *(_option(field, hints[field.name]) for field in fields(Settings))]
+    return [config, *(_option(f, hints[f.name]) for f in fields(Settings) if not names or f.name in names)]
 
 
 def _option(field: Field[Any], hint: Any) -> click.Option:

@@ -60,11 +60,11 @@ class OomCounter:
 
     def __init__(self, proc: Proc, pid: int, seen: int | None = None) -> None:
         self.fd, self.limit = _open_events(proc, pid)
-        self.seen = seen if seen is not None else self._read() or 0
+        self.seen = seen if seen is not None else self.count() or 0
 
     def take(self) -> bool:
         """True if a kill has happened that was not yet given to a death. Each rise explains one death."""
-        count = self._read()
+        count = self.count()
         if count is None or count <= self.seen:
             return False
         self.seen += 1
@@ -75,7 +75,8 @@ class OomCounter:
             os.close(self.fd)
             self.fd = -1
 
-    def _read(self) -> int | None:
+    def count(self) -> int | None:
+        """The kills so far, None where they cannot be read."""
         if self.fd < 0:
             return None
         try:

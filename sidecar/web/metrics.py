@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gzip
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -28,6 +28,7 @@ class Metrics(Collector):
     def __init__(self, counts: Counts, build: dict[str, str], config_errors: int) -> None:
         self._counts = counts
         self._state: EngineState | None = None
+        self._rights: Mapping[str, bool] = {}
         self._build = build
         self._config_errors = config_errors
         self._kept: dict[tuple[str, bool], bytes] = {}
@@ -37,6 +38,11 @@ class Metrics(Collector):
     def show(self, state: EngineState | None) -> None:
         """Take over the guard's word. None: there is no guard, and nothing is claimed about the ranks."""
         self._state = state
+        self._kept.clear()
+
+    def show_rights(self, rights: Mapping[str, bool]) -> None:
+        """Take over the doctor's findings: what was tried, and whether it is there."""
+        self._rights = rights
         self._kept.clear()
 
     def changed(self) -> None:
@@ -86,10 +92,11 @@ class Metrics(Collector):
                 up.add_metric(labels, float(there))
             if state.expected is not None:
                 expected.add_metric((), state.expected)
-            for name, there in state.features.items():
-                features.add_metric((name,), float(there))
             for name in dict.fromkeys([*(s.value for s in State), state.state]):
                 engine.add_metric((name,), float(name == state.state))
+        # What the guard itself found of the kernel comes first: it is what the watch rests on.
+        for name, there in {**self._rights, **(state.features if state is not None else {})}.items():
+            features.add_metric((name,), float(there))
         yield from (up, expected, features, engine)
 
     def _kept_gauges(self) -> Iterator[Metric]:

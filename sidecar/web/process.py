@@ -2,6 +2,7 @@
 
 supervisor ──control channel──▶ guard's socket ──▶ GuardLink ──state──▶ Metrics ──▶ /metrics, /readyz, API
                                                       ├──event──▶ Ledger ──▶ counters on the volume ──▶ ack
+                                                      ├──state──▶ Doctor ──▶ checks of our rights, in a child
 the engine ◀── health, metrics, looks ── Monitor ◀────┘
                                             └──liveness──▶ GuardLink ──▶ guard
 """
@@ -26,6 +27,7 @@ from sidecar.system.programs import find_pyspy
 from sidecar.version import VERSION
 from sidecar.web.apps import machine_app, people_app
 from sidecar.web.counters import seeded
+from sidecar.web.doctor import Doctor
 from sidecar.web.gate import Gate, TokenFile
 from sidecar.web.hooks import Hooks
 from sidecar.web.keeper import CountersFile, counters_path
@@ -73,6 +75,7 @@ class Web:
             history=HistoryWriter(history_fd) if history_fd >= 0 else None,
             memory=memory,
         )
+        self._doctor = Doctor(launch, log, self._metrics.show_rights)
         self._pod = PodStatus(settings, log)
         self._hooks = Hooks(settings, self._pod, self._link.tell, log)
 
@@ -91,6 +94,7 @@ class Web:
         token = TokenFile(settings.api_token_file, self._log) if settings.api_token_file else None
         ended = asyncio.create_task(self._ended.wait())
         monitoring = asyncio.create_task(self._monitor.run())
+        rounds = asyncio.create_task(self._doctor.run())
         self._pod.start()
         people = Gate(people_app(self), token)
         ports = {
@@ -113,6 +117,7 @@ class Web:
         finally:
             ended.cancel()
             monitoring.cancel()
+            rounds.cancel()
             loop.remove_reader(self._control.fileno())
             for setting, task in ports.items():
                 if setting in self._servers:
@@ -172,6 +177,7 @@ class Web:
             self._state = state_from(message)
             self._metrics.show(self._state)
             self._monitor.on_state(self._state)
+            self._doctor.on_state(self._state)
         elif message["type"] == "hook_done":
             self._hooks.on_done(message)
         else:
@@ -182,6 +188,7 @@ class Web:
         self._state = None  # nobody watches the ranks now: what was known of them must not be shown as if it were so
         self._metrics.show(None)
         self._monitor.on_state(None)
+        self._doctor.on_state(None)
         self._hooks.on_away()
 
     # What is told (`apps.View`).
@@ -226,6 +233,7 @@ class Web:
             "ranks_up": sum(rank.up for rank in counted) if state else None,
             "incident": (state.incident or None) if state else None,
             "capabilities": dict(state.features) if state else {},
+            "checks": self._doctor.status(),
             "incidents_total": {labels[0]: n for labels, n in self._counts.counters["incidents"].items()},
             "rank_deaths_total": {labels[0]: n for labels, n in self._counts.counters["rank_deaths"].items()},
             "liveness": self._monitor.summary(),

@@ -28,11 +28,11 @@ _MOST_NEIGHBOURS = 64
 _MARGIN = 0.3  # of the limit, for reading and copying
 _LOOK_EVERY = 0.05
 _STILL = 0.3
-_PIPES = ("TORCH_NCCL_DEBUG_INFO_PIPE_FILE", "TORCH_FR_DEBUG_INFO_PIPE_FILE")
-_BUFFERS = ("TORCH_FR_BUFFER_SIZE", "TORCH_NCCL_TRACE_BUFFER_SIZE")
+PIPES = ("TORCH_NCCL_DEBUG_INFO_PIPE_FILE", "TORCH_FR_DEBUG_INFO_PIPE_FILE")
+BUFFERS = ("TORCH_FR_BUFFER_SIZE", "TORCH_NCCL_TRACE_BUFFER_SIZE")
 _FILES = ("TORCH_FR_DUMP_TEMP_FILE", "TORCH_NCCL_DEBUG_INFO_TEMP_FILE")
 _DYNAMIC = "TORCH_FR_DUMP_DYNAMIC_FILE_NAME"
-_NAMES = frozenset((*_PIPES, *_BUFFERS, *_FILES, _DYNAMIC, "XDG_CACHE_HOME", "HOME", "RANK"))
+_NAMES = frozenset((*PIPES, *BUFFERS, *_FILES, _DYNAMIC, "XDG_CACHE_HOME", "HOME", "RANK"))
 _WARNING = "a pickle: never load it where the engine is not trusted"
 
 _Seen = tuple[int, int, int]
@@ -85,10 +85,10 @@ class _Dump:
         others = [target.identity.pid for target in self._scene.targets[:_MOST_NEIGHBOURS]]
         names = {n: v for n, v in inherited(self._scene.proc, self._pid, _NAMES, others).items() if n != "RANK"}
         names |= variables(own, ("RANK",))
-        stem = next((names[name] for name in _PIPES if names.get(name)), "")
+        stem = next((names[name] for name in PIPES if names.get(name)), "")
         if not stem:
-            return ArtifactStatus.SKIPPED, f"not enabled: {_PIPES[0]} is not set", -1
-        if any(_is_zero(names[name]) for name in _BUFFERS if name in names):
+            return ArtifactStatus.SKIPPED, f"not enabled: {PIPES[0]} is not set", -1
+        if any(is_zero(names[name]) for name in BUFFERS if name in names):
             return ArtifactStatus.SKIPPED, "not enabled: its buffer size is 0", -1
         try:
             root = foreign.root_of(self._proc, self._pid)
@@ -191,7 +191,7 @@ def _seen(root: int, path: str) -> _Seen | None:
     return (info.st_ino, info.st_size, info.st_mtime_ns) if stat.S_ISREG(info.st_mode) else None
 
 
-def _is_zero(value: str) -> bool:
+def is_zero(value: str) -> bool:
     try:
         return int(value) <= 0
     except ValueError:

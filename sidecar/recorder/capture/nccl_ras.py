@@ -13,11 +13,13 @@ import json
 import os
 import socket
 import time
+from collections.abc import Iterable
 
 from sidecar.masking import mask_text
 from sidecar.model import ArtifactStatus
 from sidecar.recorder.capture.base import MIB, Attempt, Ended, Piece, Scene, Target, over_limit
 from sidecar.recorder.capture.inherited import inherited
+from sidecar.system.proc import Proc
 
 KIND = "nccl_ras"
 _FILE = "nccl_ras/engine.txt"
@@ -61,10 +63,10 @@ def _judge(ended: Ended) -> tuple[Piece, ...]:
 def _ask(fd: int, scene: Scene, limit: float) -> None:
     """Runs in the child. Writes the address, the report, and how it went."""
     until = time.monotonic() + limit - min(_MARGIN, limit / 4)
-    where = _address(scene)
+    where = address(scene.proc, (target.identity.pid for target in scene.targets if target.is_rank))
     _put(fd, where.encode("utf-8", "backslashreplace") + b"\n")
     try:
-        connected = _connect(where, until)
+        connected = connect(where, until)
     except ConnectionRefusedError:
         return _end(fd, ArtifactStatus.SKIPPED, "nobody listens: NCCL's RAS service is off, or there is no NCCL")
     except TimeoutError:
@@ -103,7 +105,7 @@ def _report(fd: int, connected: socket.socket, until: float) -> None:
     return _end(fd, ArtifactStatus.CAPTURED, "")
 
 
-def _connect(where: str, until: float) -> socket.socket:
+def connect(where: str, until: float) -> socket.socket:
     """A connection that has greeted.
 
     Raises `OSError` (`TimeoutError` where nobody greets in time), and `ValueError` where the address or the greeting is
@@ -152,13 +154,12 @@ def _line(connected: socket.socket) -> bytes:
     return bytes(line[:-1])
 
 
-def _address(scene: Scene) -> str:
+def address(proc: Proc, ranks: Iterable[int]) -> str:
     """NCCL_RAS_ADDR of the engine's processes: the first that shows it, since a title hides the environment."""
-    for target in scene.targets:
-        if target.is_rank:
-            found = inherited(scene.proc, target.identity.pid, ("NCCL_RAS_ADDR",))
-            if found:
-                return "".join(c for c in found["NCCL_RAS_ADDR"][:256] if c.isprintable())
+    for pid in ranks:
+        found = inherited(proc, pid, ("NCCL_RAS_ADDR",))
+        if found:
+            return "".join(c for c in found["NCCL_RAS_ADDR"][:256] if c.isprintable())
     return _DEFAULT
 
 

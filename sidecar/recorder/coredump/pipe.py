@@ -87,6 +87,19 @@ class Pipe:
         finally:
             os.close(fd)
 
+    def is_read_by(self, target: TargetProcess) -> bool:
+        """Whether the target has it open for reading. Raises `OSError` where that may not be known."""
+        own = os.fstat(self._fd)
+        for file in target.opened():
+            info = target.stat_opened(file.number) if file.reads else None
+            if info is not None and (info.st_dev, info.st_ino) == (own.st_dev, own.st_ino):
+                return True
+        return False
+
+    def may_be_written(self) -> bool:
+        """Whether we have the permission, without opening it."""
+        return os.access(f"/proc/self/fd/{self._fd}", os.W_OK, effective_ids=True)
+
     def _open(self) -> int:
         # Opening it again by our own descriptor opens the very same pipe, whatever stands under its name by now.
         return os.open(f"/proc/self/fd/{self._fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)

@@ -1,0 +1,162 @@
+"""What concerns the pod: its PID namespace, the API server, and whether the deadlines fit into its grace period.
+
+The API server is asked by the standard library alone: this runs without third-party packages, beside an engine, and
+needs one GET of one object.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import os
+from typing import Any
+from urllib.parse import quote
+
+from sidecar.checkup import Remedy, Status
+from sidecar.doctor.remedies import POD, SIDECAR
+from sidecar.doctor.scene import Found, Scene, Step
+
+HOOK_PATIENCE = 20.0  # seconds that a hook may take beyond --liveness-deadline
+_WAY_DOWN = 40  # seconds for the engine's own way down, as README's example has it
+_MOST_BYTES = 8 << 20
+_SHARE = 0.8  # of the check's time
+_NAMES = Remedy(
+    SIDECAR,
+    "env:\n"
+    "  - {name: POD_NAMESPACE, valueFrom: {fieldRef: {fieldPath: metadata.namespace}}}\n"
+    "  - {name: POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}",
+)
+_SHARED = Remedy(POD, "shareProcessNamespace: true")
+
+
+def namespace(scene: Scene, _: Step) -> tuple[Found, ...]:
+    """Whether there is anything to be seen at all."""
+    if scene.wraps:
+        return (Found("process_namespace", Status.NOT_APPLICABLE, "the engine is a child of Rankguard's"),)
+    if scene.shared:
+        return (Found("process_namespace", Status.OK, "processes beside Rankguard's own can be seen"),)
+    if scene.shared is None:
+        why = scene.blind or "no process of another container, and none of an engine, is there yet"
+        return (Found("process_namespace", Status.UNKNOWN, why),)
+    seen = "there is nobody but Rankguard, not even the pod's PID 1: the PID namespace is not shared"
+    return (Found("process_namespace", Status.MISSING, seen, (_SHARED,)),)
+
+
+def api(scene: Scene, step: Step) -> tuple[Found, ...]:
+    access, pod = _access(scene, step)
+    return access, _grace(scene, pod)
+
+
+def _access(scene: Scene, step: Step) -> tuple[Found, dict[str, Any] | None]:
+    """Whether our own pod may be read, and the pod."""
+    settings = scene.settings
+
+    def found(status: Status, seen: str, *ways: Remedy) -> tuple[Found, None]:
+        return Found("api_access", status, seen, ways), None
+
+    host, port = os.environ.get("KUBERNETES_SERVICE_HOST", ""), os.environ.get("KUBERNETES_SERVICE_PORT", "443")
+    try:
+        with open(os.path.join(scene.order.account, "token"), encoding="ascii") as file:
+            token = file.read(65536).strip()
+    except (OSError, UnicodeDecodeError):
+        token = ""
+    if not host or not token:
+        return found(Status.NOT_APPLICABLE, "no service account's token here; everything works without one")
+    if not settings.pod_namespace or not settings.pod_name:
+        return found(Status.MISSING, "a token is there, but --pod-namespace or --pod-name is not set", _NAMES)
+    name = f"{settings.pod_namespace}/{settings.pod_name}"
+    step(f"get the pod {name} from {host}:{port}")
+    import http.client  # only where there is a token, like ssl below
+
+    try:
+        status, body = _get(scene, host, int(port), token)
+    except TimeoutError:
+        return found(Status.HUNG, f"the API server at {host}:{port} does not answer")
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        return found(Status.MISSING, f"the API server at {host}:{port} cannot be asked: {error}")
+    if status in (401, 403):
+        return found(Status.MISSING, f"status {status}: get of the pod {name} is refused", _role(scene, token))
+    try:
+        pod = json.loads(body) if status == 200 else None
+    except (ValueError, RecursionError):
+        pod = None
+    if not isinstance(pod, dict) or pod.get("kind") != "Pod":
+        return found(Status.MISSING, f"status {status} for the pod {name}, and no pod in the answer")
+    return Found("api_access", Status.OK, f"got the pod {name}"), pod
+
+
+def _get(scene: Scene, host: str, port: int, token: str) -> tuple[int, bytes]:
+    """Raises `OSError` (`TimeoutError`), `HTTPException` or `ValueError`."""
+    import http.client
+    import ssl
+
+    context = ssl.create_default_context(cafile=os.path.join(scene.order.account, "ca.crt"))
+    connection = http.client.HTTPSConnection(
+        host, port, timeout=scene.order.seconds * _SHARE, context=context
+    )  # no proxy: the environment's is for what the engine downloads
+    try:
+        namespace, name = quote(scene.settings.pod_namespace, safe=""), quote(scene.settings.pod_name, safe="")
+        headers = {"authorization": f"Bearer {token}", "accept": "application/json"}
+        connection.request("GET", f"/api/v1/namespaces/{namespace}/pods/{name}", headers=headers)
+        answer = connection.getresponse()
+        return answer.status, answer.read(_MOST_BYTES)
+    finally:
+        connection.close()
+
+
+def _role(scene: Scene, token: str) -> Remedy:
+    namespace = scene.settings.pod_namespace
+    account = _account(token)
+    return Remedy(
+        f"the namespace {namespace}",
+        "apiVersion: rbac.authorization.k8s.io/v1\n"
+        "kind: Role\n"
+        f"metadata: {{name: rankguard, namespace: {namespace}}}\n"
+        'rules:\n  - {apiGroups: [""], resources: [pods], verbs: [get]}\n'
+        "---\n"
+        "apiVersion: rbac.authorization.k8s.io/v1\n"
+        "kind: RoleBinding\n"
+        f"metadata: {{name: rankguard, namespace: {namespace}}}\n"
+        "roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: rankguard}\n"
+        f"subjects:\n  - {{kind: ServiceAccount, name: {account}, namespace: {namespace}}}",
+    )
+
+
+def _account(token: str) -> str:
+    """The service account's name, which is in its token (RFC 7519: `sub` is system:serviceaccount:NAMESPACE:NAME)."""
+    try:
+        middle = token.split(".")[1]
+        claims = json.loads(base64.urlsafe_b64decode(middle + "=" * (-len(middle) % 4)))
+        name = str(claims["sub"]).split(":")[3]
+    except (ValueError, LookupError, TypeError):
+        return "default"
+    return name if name.replace("-", "").replace(".", "").isalnum() else "default"
+
+
+def _grace(scene: Scene, pod: dict[str, Any] | None) -> Found:
+    settings = scene.settings
+    grace, source = settings.termination_grace_period, "--termination-grace-period says"
+    spec = pod.get("spec") if pod is not None else None
+    told = spec.get("terminationGracePeriodSeconds") if isinstance(spec, dict) else None
+    if isinstance(told, int) and not isinstance(told, bool):
+        grace, source = float(told), "the pod has"
+    if grace is None:
+        if not settings.in_pod and pod is None:
+            return Found("grace_period", Status.NOT_APPLICABLE, "not in a pod")
+        return Found(
+            "grace_period", Status.UNKNOWN, "the pod's grace period is not known: say --termination-grace-period"
+        )
+    hook = settings.liveness_deadline + HOOK_PATIENCE
+    seen = (
+        f"{source} {grace:g} s; a preStop hook takes {hook:g} s at most"
+        f" (--liveness-deadline {settings.liveness_deadline:g} and {HOOK_PATIENCE:g})"
+    )
+    if grace > hook:
+        return Found(
+            "grace_period", Status.OK, f"{seen}, which leaves {grace - hook:g} s for the engine's own way down"
+        )
+    ways = [Remedy(POD, f"terminationGracePeriodSeconds: {math.ceil(hook) + _WAY_DOWN}")]
+    if (shorter := math.floor((grace - HOOK_PATIENCE) / 2)) >= 1:
+        ways.append(Remedy(SIDECAR, f'env:\n  - {{name: RANKGUARD_LIVENESS_DEADLINE, value: "{shorter}"}}'))
+    return Found("grace_period", Status.MISSING, seen, tuple(ways))
