@@ -16,14 +16,16 @@ guard -> supervisor
                                                                  what a new guard would take up again
     finished    {exit_status: int}                               it is over; the status to exit with
     livez       {failed: bool}                                   what /livez is to say while there is no web
-    remember    {found: bool, failed: bool, drains_until: s monotonic | null}    for a new guard: the engine was found
-                                                                 stuck or dead; its stop was announced by a hook
+    remember    {served: bool, found: bool, failed: bool, drains_until: s monotonic | null,
+                 memory_kills: {cgroup: count}}                  for a new guard: all ranks were there; the engine was
+                                                                 found stuck or dead; its stop was announced by a hook;
+                                                                 the kills for memory that were given to deaths
 supervisor -> web
     guard       {} + one socket                                  the guard, or the new one after a restart
 supervisor -> guard
     ranks       {ranks: [RankProcess]} + one pidfd each          before `hello`: what an earlier guard watched
     hello       {journal, fired: bool, drained: bool, engine_root: Identity | null, root_wait_status: int | null,
-                 failed: bool, found: bool, drains_until}        as an earlier guard has said it last
+                 served, found, failed, drains_until, memory_kills}    as an earlier guard has said it last
     recorder    {} + one socket                                  a warm recorder stands by
     web         {} + one socket
     reaped      {identity, wait_status}                          a child of ours was reaped: its status is certain
