@@ -13,8 +13,9 @@ from collections.abc import Container
 from sidecar.errors import OutOfDescriptors, ProcessGone
 from sidecar.log import Log
 from sidecar.model import Identity, RankProcess
+from sidecar.system.inside import Unusable
 from sidecar.system.proc import Proc
-from sidecar.system.termination_log import Unusable, open_to_append, same_file
+from sidecar.system.termination_log import open_to_append, same_file
 
 
 class TerminationLogs:

@@ -8,7 +8,12 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable, Iterator
+from functools import partial
 
+from sidecar.errors import RankguardError
+from sidecar.model import Identity
+from sidecar.system.inside import open_inside
 from sidecar.system.proc import Proc
 
 # A container runtime names a container's cgroup by its id of 64 hex digits: plain, or `cri-containerd-<id>.scope`.
@@ -60,7 +65,9 @@ class OomCounter:
 
     def __init__(self, proc: Proc, pid: int, seen: int | None = None) -> None:
         self.fd, self.limit = _open_events(proc, pid)
-        self.seen = seen if seen is not None else self.count() or 0
+        count = self.count() or 0
+        # A cgroup that was made anew under the same name counts from 0 again.
+        self.seen = count if seen is None else min(seen, count)
 
     def take(self) -> bool:
         """True if a kill has happened that was not yet given to a death. Each rise explains one death."""
@@ -94,8 +101,18 @@ def _open_events(proc: Proc, pid: int) -> tuple[int, int | None]:
     version, path = memory_cgroup(proc.cgroup(pid))
     if not version:
         return -1, None
-    file = "memory.events" if version == "v2" else "memory.oom_control"
-    candidates = []
+    events, limit = ("memory.events", "memory.max") if version == "v2" else ("memory.oom_control", _LIMIT_1)
+    for opened in _openers(proc, pid, version, path):
+        try:
+            fd = opened(events)
+        except (OSError, RankguardError):
+            continue
+        return fd, _limit(opened, limit)
+    return -1, None
+
+
+def _openers(proc: Proc, pid: int, version: str, path: str) -> Iterator[Callable[[str], int]]:
+    """Ways to open a file of a process's memory cgroup by its name."""
     # On the same host view, the path of the cgroup leads there through our own mount.
     try:
         with open(f"{proc.root}/self/mountinfo", encoding="utf-8", errors="backslashreplace") as mounts:
@@ -104,24 +121,25 @@ def _open_events(proc: Proc, pid: int) -> tuple[int, int | None]:
         point = root = ""
     if point and "/.." not in path:
         inside = path.removeprefix(root) if root != "/" else path
-        candidates.append(f"{point}/{inside.strip('/')}/{file}")
+        folder = f"{point}/{inside.strip('/')}"
+        yield lambda name: os.open(f"{folder}/{name}", os.O_RDONLY | os.O_CLOEXEC)
     # From another container, the target's own root shows its own cgroup at the top of its mount.
-    for base in ("sys/fs/cgroup/memory", "sys/fs/cgroup"):
-        candidates.append(f"{proc.root}/{pid}/root/{base}/{file}")
-    for candidate in candidates:
-        try:
-            fd = os.open(candidate, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError:
-            continue
-        return fd, _limit(f"{candidate.removesuffix(file)}{'memory.max' if version == 'v2' else _LIMIT_1}")
-    return -1, None
+    stat = proc.stat(pid)
+    if stat is None:
+        return
+    for base in ("/sys/fs/cgroup/memory", "/sys/fs/cgroup"):
+        yield partial(_open_inside, proc, stat.identity, base)
 
 
-def _limit(path: str) -> int | None:
+def _open_inside(proc: Proc, identity: Identity, folder: str, name: str) -> int:
+    return open_inside(proc, identity, f"{folder}/{name}", os.O_RDONLY)
+
+
+def _limit(opened: Callable[[str], int], name: str) -> int | None:
     """The number in a cgroup's limit file. v2 says "max" for none, v1 a number that no machine has."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
+        fd = opened(name)
+    except (OSError, RankguardError):
         return None
     try:
         text = os.read(fd, 64).strip()

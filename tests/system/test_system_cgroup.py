@@ -15,6 +15,7 @@ from sidecar_process import PROC, eventually
 from system_processes import Script
 
 from sidecar.system.cgroup import OomCounter, container_id, memory_cgroup, memory_mount
+from sidecar.system.proc import Proc
 
 A = "3f2a" * 16
 B = "07bc" * 16
@@ -243,3 +244,71 @@ def test_a_cgroup_without_a_limit_has_none():
             assert counter.limit is None
         finally:
             counter.close()
+
+
+IN_ITS_ROOT = "os.chroot(sys.argv[1]); os.chdir('/'); say('ready'); hear()"
+EVENTS = ("memory.oom_control", "memory.events")
+
+
+@contextmanager
+def counter_of_another_container(folder: Path, root: Path, seen: int | None = None) -> Iterator[OomCounter]:
+    """The counter of a process with this root, for one who has no view of the host's cgroups."""
+    with Script(IN_ITS_ROOT, str(root)) as script:
+        script.heard()
+        (folder / "self").mkdir(parents=True)
+        (folder / "self" / "mountinfo").touch()
+        (folder / "self" / "fd").symlink_to("/proc/self/fd")
+        (folder / str(script.pid)).symlink_to(f"/proc/{script.pid}")
+        counter = OomCounter(Proc(str(folder)), script.pid, seen)
+        try:
+            yield counter
+        finally:
+            counter.close()
+
+
+@pytest.mark.root
+def test_a_counter_in_the_targets_root(tmp_path):
+    """A container shows its own cgroup at the top of its mount, with its limit."""
+    base = tmp_path / "root" / "sys" / "fs" / "cgroup"
+    base.mkdir(parents=True)
+    for name in EVENTS:
+        (base / name).write_text("oom_kill 7\n")
+    for name in ("memory.limit_in_bytes", "memory.max"):
+        (base / name).write_text(f"{LIMIT}\n")
+    with counter_of_another_container(tmp_path / "proc", tmp_path / "root") as counter:
+        assert (counter.count(), counter.seen, counter.limit) == (7, 7, LIMIT)
+
+
+@pytest.mark.root
+@pytest.mark.parametrize("link", ["the file", "a folder", "the limit"])
+def test_a_link_in_the_targets_root_leads_nowhere(tmp_path, link):
+    """Its root is hostile: what a link there leads to is not taken for its cgroup's."""
+    ours = tmp_path / "ours"
+    ours.mkdir()
+    base = tmp_path / "root" / "sys" / "fs" / "cgroup"
+    for name in (*EVENTS, "memory.limit_in_bytes", "memory.max"):
+        (ours / name).write_text("oom_kill 7\n" if name in EVENTS else f"{LIMIT}\n")
+        if link != "a folder":
+            base.mkdir(parents=True, exist_ok=True)
+            (base / name).symlink_to(ours / name)
+        if link == "the limit" and name in EVENTS:
+            (base / name).unlink()
+            (base / name).write_text("oom_kill 2\n")
+    if link == "a folder":
+        base.parent.mkdir(parents=True)
+        base.symlink_to(ours)
+    with counter_of_another_container(tmp_path / "proc", tmp_path / "root") as counter:
+        assert (counter.count(), counter.limit) == (2 if link == "the limit" else None, None)
+
+
+@pytest.mark.root
+def test_a_cgroup_that_was_made_anew(tmp_path):
+    """It counts from 0: what an earlier guard had given away of the one before hides no kill in it."""
+    events = tmp_path / "root" / "sys" / "fs" / "cgroup"
+    events.mkdir(parents=True)
+    for name in EVENTS:
+        (events / name).write_text("oom_kill 0\n")
+    with counter_of_another_container(tmp_path / "proc", tmp_path / "root", seen=3) as counter:
+        for name in EVENTS:
+            (events / name).write_text("oom_kill 1\n")
+        assert [counter.take(), counter.take()] == [True, False]

@@ -15,8 +15,9 @@ from system_processes import NOBODY, Script
 
 from sidecar.errors import ProcessGone
 from sidecar.model import Identity
+from sidecar.system.inside import Unusable, remote_on_the_way
 from sidecar.system.proc import Proc
-from sidecar.system.termination_log import Unusable, open_to_append, remote_on_the_way, same_file
+from sidecar.system.termination_log import open_to_append, same_file
 
 PROC = Proc()
 LOG = "/dev/termination-log"
