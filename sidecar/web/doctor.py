@@ -2,7 +2,8 @@
 
 The checks are a child process by its command line, since they need the recorder's code and touch what may hang. It is
 of the lowest priority, never runs while an incident is open, and is ended when one opens: then the round is made later.
-Whatever becomes of it, the web goes on.
+What a volume that hangs has left of earlier rounds is not added to without end. Whatever becomes of a round, the web
+goes on.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ PATIENCE = 20.0  # seconds for each check; of the lowest priority beside a busy 
 START = 20.0  # seconds for the rest of the child's life
 AGAIN = 60.0  # seconds after which a round is made again that came to nothing
 AFTERWARDS = 1.0  # seconds after SIGKILL in which its end is awaited
+MOST_LEFT = 2  # rounds of which something is still there, held by the kernel: no further one is made beside them
 _CHUNK = 1 << 16
 _DEFAULTS = (signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP)
 
@@ -47,7 +49,10 @@ class Doctor:
         self._moved = asyncio.Event()
         self._due = True
         self._served = False
+        self._put_off = False  # the round at work was ended for an incident
         self._child: _Child | None = None
+        self._ended: list[_Child] = []  # those of which something may be left
+        self._told_of_left = False
         self._logged: dict[str, Status] = {}
 
     def on_state(self, state: EngineState | None) -> None:
@@ -61,6 +66,7 @@ class Doctor:
         if serving or state.state in (State.WAITING, State.RESTARTING):
             self._served = serving
         if state.incident and self._child is not None:
+            self._put_off = True
             self._child.kill()
         self._moved.set()
 
@@ -72,10 +78,10 @@ class Doctor:
                 if not self._due or self._state is None or self._state.incident:
                     await self._moved.wait()
                     continue
-                self._due = False
+                self._due = self._put_off = False
                 if not await self._round(self._state):
                     self._due = True
-                    if not (self._state is not None and self._state.incident):
+                    if not self._put_off:
                         await asyncio.sleep(AGAIN)
         finally:
             if self._child is not None:
@@ -90,19 +96,33 @@ class Doctor:
     async def _round(self, state: EngineState) -> bool:
         """False where it came to nothing."""
         known = tuple((rank.pid, rank.start, rank.role, rank.rank) for rank in state.ranks if rank.up and rank.start)
+        if not self._may_begin():
+            return False
         try:
             self._child = _Child(self._launch, Order(known=known, seconds=PATIENCE, quiet=True))
             found = checkup.decoded(await self._child.answer(2 * PATIENCE + START))
         except (OSError, ProtocolError) as error:
-            if self._state is None or not self._state.incident:
+            if not self._put_off:
                 self._log("the checks of our rights were not made", because=error)
             return False
         finally:
+            if self._child is not None:
+                self._ended.append(self._child)
             self._child = None
         self.found, self.at = found, clock.wall()
         self._say(found)
         self._told({r.capability: there for r in found.results if (there := r.status.available) is not None})
         return True
+
+    def _may_begin(self) -> bool:
+        self._ended = [child for child in self._ended if child.is_there()]
+        if len(self._ended) < MOST_LEFT:
+            self._told_of_left = False
+            return True
+        if not self._told_of_left:
+            self._told_of_left = True
+            self._log("the checks of our rights were not made", because="those of earlier rounds hang, and cannot end")
+        return False
 
     def _say(self, found: Checkup) -> None:
         """A line for each that is missing, and for one that is there again; nothing while that has not changed."""
@@ -193,6 +213,15 @@ class _Child:
                 os.killpg(self._pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass
+
+    def is_there(self) -> bool:
+        """Whether anything of it is left. Its number is nobody else's while its group has a member."""
+        self._reaped()
+        try:
+            os.killpg(self._pid, 0)
+        except (ProcessLookupError, PermissionError):  # refused: it is somebody else's by now
+            return False
+        return True
 
     def _reaped(self) -> bool:
         if not self._ended:

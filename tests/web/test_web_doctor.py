@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sidecar_process import PROC, descendants, identity_of
+from sidecar_process import PROC, descendants, identity_of, running
 from web_harness import WebProcess, rank, wait_for, web_process
 
 PATTERN = {"engine": "generic", "rank_pattern": "^no-process-is-called-like-this-one$"}
@@ -136,3 +136,45 @@ def test_it_gives_way_and_holds_nothing_open(tmp_path: Path) -> None:
             os.kill(at_work, 18)
         assert not [link for link in links if link.startswith(("socket:", "/memfd"))], links
         wait_for(lambda: checks(web), "the round", 60.0)
+
+
+@contextmanager
+def volume_that_hangs(folder: Path) -> Iterator[Path]:
+    """An ext4 of its own that is frozen: whoever writes to it is held by the kernel until the end of this."""
+    image, volume = folder / "image", folder / "volume"
+    volume.mkdir()
+    with image.open("wb") as file:
+        file.truncate(16 << 20)
+    subprocess.run(["mkfs.ext4", "-q", "-O", "^has_journal", str(image)], check=True)
+    subprocess.run(["mount", "-o", "loop", str(image), str(volume)], check=True)
+    try:
+        subprocess.run(["fsfreeze", "--freeze", str(volume)], check=True)
+        try:
+            yield volume
+        finally:
+            subprocess.run(["fsfreeze", "--unfreeze", str(volume)], check=True)
+    finally:
+        subprocess.run(["umount", "--lazy", str(volume)], check=False)
+
+
+@pytest.mark.root
+def test_what_a_volume_holds_of_earlier_rounds_does_not_grow_without_end(tmp_path: Path) -> None:
+    """A check that the kernel holds cannot be ended. With two rounds that left one, no further round is made."""
+    left = []
+    with web_process(tmp_path, **PATTERN, dump_dir=str(tmp_path / "volume")) as web:
+        guard = web.guard()
+        with volume_that_hangs(tmp_path):
+            for number in range(2):
+                guard.state(state="waiting")
+                held = wait_for(
+                    lambda: [pid for pid in doctors(web) if (stat := PROC.stat(pid)) and stat.state == "D"],
+                    "a check that the kernel holds", 60.0,
+                )  # fmt: skip
+                left += [identity_of(pid) for pid in held]
+                guard.state(state="waiting", incident=f"i-{number}")
+                wait_for(lambda: not doctors(web), "the doctor ended")
+            guard.state(state="waiting")
+            wait_for(lambda: "those of earlier rounds hang" in web.log(), "the word on it")
+            assert doctors(web) == []
+            assert all(running(identity) for identity in left)
+        wait_for(lambda: not any(running(identity) for identity in left), "all gone with the volume back")
