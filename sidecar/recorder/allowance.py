@@ -50,7 +50,8 @@ class Allowance:
         available = memory.available()
         self._unlimited = _UNLIMITED if available is None else min(_UNLIMITED, available // 2)
         self._again_at = 0.0
-        memory.kernel_killed()  # what was before is no child's end
+        while memory.kernel_killed():
+            pass  # what was before is no child's end
 
     def share_for(self, entry: Entry, running: Iterable[tuple[Share, bool]]) -> int:
         """The bytes that a child of this entry may take now; 0: not now. `running`: what each has, and whether it only

@@ -79,3 +79,26 @@ def test_shared_memory_counts() -> None:
             assert memory.held_by(script.pid) >= before + 31 * MIB
     finally:
         memory.close()
+
+
+EARLIER_KILLS = """
+import subprocess
+from sidecar.recorder.allowance import Allowance
+from sidecar.system.memory import OwnMemory
+from sidecar.system.proc import Proc
+open(sys.argv[1], "w").write(str(os.getpid()))
+memory = OwnMemory(Proc())
+eats = "open('/proc/self/oom_score_adj', 'w').write('1000'); held = bytearray(os.urandom(1 << 20)) * 200"
+ended = [subprocess.run([sys.executable, "-S", "-c", "import os; " + eats]).returncode for _ in range(2)]
+allowance = Allowance(memory, 1)
+say(ended, repr(allowance.kernel_killed()))
+hear()
+"""
+
+
+@pytest.mark.root
+def test_kills_for_memory_before_the_incident_explain_nothing_in_it() -> None:
+    """Two of others' are as good as none: a child that somebody kills later was not the kernel's."""
+    with memory_cgroup_of(64 * MIB) as group, Script(EARLIER_KILLS, str(group.folder / "cgroup.procs")) as script:
+        assert script.heard() == "[-9, -9] ''"
+        assert group.kills() == 2
