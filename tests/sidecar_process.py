@@ -85,7 +85,8 @@ def descendants(pid: int) -> list[Identity]:
 class Sidecar:
     """`rankguard run` with a dump folder and system-picked ports. Use as a context manager.
 
-    `arguments` are further flags; `command` is what to wrap. `lines` grows with the JSON log as it comes.
+    `arguments` are further flags; `command` is what to wrap; `prefix` comes before our command and becomes it, or its
+    parent. `lines` grows with the JSON log as it comes.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class Sidecar:
         command: Sequence[str] = (),
         env: dict[str, str] | None = None,
         listen: str = "127.0.0.1:0",
+        prefix: Sequence[str] = (),
     ) -> None:
         self.dump_dir = dump_dir
         self.lines: list[dict[str, Any]] = []
@@ -102,7 +104,7 @@ class Sidecar:
         self._came = threading.Condition()
         self._ended = False
         argv = [
-            sys.executable, "-m", "sidecar", "run", "--log-format", "json", "--dump-dir", str(dump_dir),
+            *prefix, sys.executable, "-m", "sidecar", "run", "--log-format", "json", "--dump-dir", str(dump_dir),
             "--listen", listen, "--api-listen", "none", *arguments,
         ]  # fmt: skip
         if command:

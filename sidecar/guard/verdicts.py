@@ -170,6 +170,9 @@ class Verdicts:
             guard.case.add_failure(self._failure(exit_, seen_by))
             self._death_recorded = True
             return
+        if self._failed:  # it comes after a failure, whatever it means by itself; the moment may be the same
+            self._failed.append(replace(exit_, seen_by=seen_by))
+            return
         what = meaning(exit_)
         rank = self._over.get(exit_.identity)
         if what is Meaning.FAILURE and rank is not None and self._entrypoints.explains(exit_, rank.container):
