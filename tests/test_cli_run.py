@@ -158,6 +158,7 @@ def test_version_and_help(harmless):
     text = " ".join(rankguard("run", "-h", env=harmless).stdout.split())
     assert "[OPTIONS] [-- CMD…]" in text
     assert "--death-deadline SECONDS" in text
+    assert "--termination-log FILE" in text
     assert "[default: 3]" in text
     assert "--mask-features" not in text
 
