@@ -19,6 +19,7 @@ from sidecar.system.proc import Proc, translated
 _NAMED = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 _HARMLESS = os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _REMOTE = re.compile(r"nfs|cifs|smb|9p|fuse|ceph|lustre|gpfs|beegfs|afs|virtiofs")
+_MOST_MOUNTS = 1 << 20  # bytes of a mountinfo: some thousand mounts, which is looked through in milliseconds
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
@@ -86,9 +87,12 @@ def _root_of(proc: Proc, identity: Identity) -> int:
 def _mounts(proc: Proc, pid: int) -> str:
     try:
         with open(f"{proc.root}/{pid}/mountinfo", encoding="utf-8", errors="surrogateescape") as mounts:
-            return mounts.read()
+            text = mounts.read(_MOST_MOUNTS + 1)
     except OSError:
         return ""
+    if len(text) > _MOST_MOUNTS:  # anybody may make a hundred thousand, in a user namespace
+        raise Unusable("is among more mounts than can be looked through")
+    return text
 
 
 def _is_there(proc: Proc, identity: Identity) -> bool:

@@ -257,3 +257,22 @@ def test_a_folder_that_may_not_answer_is_not_looked_into(point: str, kind: str, 
     """A network file system on the way would hold up whoever looks for the file, for as long as it is gone."""
     text = f"garbage\n{MOUNT.format('/', 'overlay')}\n{MOUNT.format(point, kind)}\n"
     assert remote_on_the_way(text, ["logs", "a b", "last"]) == found
+
+
+def test_more_mounts_than_can_be_looked_through(tmp_path: Path) -> None:
+    """Who makes a hundred thousand of them does not hold up whoever looks for a file of his."""
+    (tmp_path / "log").touch()
+    with Script("say('ready'); hear()") as script:
+        script.heard()
+        folder = tmp_path / "proc" / str(script.pid)
+        folder.mkdir(parents=True)
+        (tmp_path / "proc" / "self").symlink_to("/proc/self")
+        for name in ("root", "stat"):
+            (folder / name).symlink_to(f"/proc/{script.pid}/{name}")
+        proc = Proc(str(tmp_path / "proc"))
+        mount = "36 35 98:0 / /mnt/%d rw,noatime shared:1 - ext4 /dev/root rw\n"
+        (folder / "mountinfo").write_text("".join(mount % number for number in range(100)))
+        os.close(open_to_append(proc, script.identity, str(tmp_path / "log")))
+        (folder / "mountinfo").write_text("".join(mount % number for number in range(100_000)))
+        with pytest.raises(Unusable, match="more mounts than can be looked through"):
+            open_to_append(proc, script.identity, str(tmp_path / "log"))
