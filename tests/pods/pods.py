@@ -40,7 +40,8 @@ class Seen:
 
 
 class Pod:
-    """`spec` is a Pod of Kubernetes. Use as a context manager: at its end the pod is removed, whatever happened.
+    """`spec` is a Pod of Kubernetes, or a Deployment of one. Use as a context manager: at its end the pod is removed,
+    whatever happened.
 
     `folder` is for the files that podman needs. A pod with a container called `neighbour` is checked at a good end: no
     signal has reached it, and its processes are the same as at the start.
@@ -48,10 +49,11 @@ class Pod:
 
     def __init__(self, podman: Podman, spec: dict[str, Any], folder: Path) -> None:
         self.podman = podman
-        self.name: str = spec["metadata"]["name"]
+        template = spec["spec"].get("template")
+        self.name: str = spec["metadata"]["name"] + ("-pod-0" if template else "")  # as podman names it
         self.spec = spec
         self._file = folder / f"{self.name}.yaml"
-        self._containers = [container["name"] for container in spec["spec"]["containers"]]
+        self._containers = [container["name"] for container in (template or spec)["spec"]["containers"]]
         self._neighbours: list[Identity] = []
         self._logs: dict[str, Path] = {}
 
