@@ -9,6 +9,7 @@ import shlex
 import subprocess
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ class Pod:
         self._containers = [container["name"] for container in (template or spec)["spec"]["containers"]]
         self._neighbours: list[Identity] = []
         self._logs: dict[str, Path] = {}
+        self._ids: dict[str, str] = {}
 
     def __enter__(self) -> Pod:
         self._file.write_text(json.dumps(self.spec))  # JSON is YAML
@@ -99,9 +101,17 @@ class Pod:
 
     def inspect(self, container: str) -> dict[str, Any]:
         name = self.full(container) if container in self._containers else container
-        (found,) = json.loads(self.podman.run("inspect", "--type", "container", name).stdout)
+        # In the middle of a restart podman says nothing, and that all is well.
+        text = eventually(lambda: self.podman.run("inspect", "--type", "container", name).stdout, f"{name} inspected")
+        (found,) = json.loads(text)
         assert isinstance(found, dict)
         return found
+
+    def identifier(self, container: str) -> str:
+        """The container's id, which it keeps over its restarts."""
+        if container not in self._ids:
+            self._ids[container] = str(self.inspect(container)["Id"])
+        return self._ids[container]
 
     def restarts(self, container: str) -> int:
         return int(self.inspect(container)["RestartCount"])
@@ -119,7 +129,7 @@ class Pod:
 
     def processes(self, container: str = "") -> list[Seen]:
         """The pod's processes, or one container's, by their pid in the pod."""
-        wanted = str(self.inspect(container)["Id"]) if container else ""
+        wanted = self.identifier(container) if container else ""
         found = []
         for pid in PROC.pids():
             if PROC.link(f"{pid}/ns/pid") != self._namespace:
@@ -148,7 +158,7 @@ class Pod:
         mine = [seen for seen in self.processes("rankguard") if "sidecar.supervisor.__main__" in seen.title]
         return _only(mine, "supervisor")
 
-    @property
+    @cached_property
     def address(self) -> str:
         networks = self.inspect(self._infra)["NetworkSettings"]["Networks"]
         return str(next(iter(networks.values()))["IPAddress"])
