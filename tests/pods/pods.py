@@ -205,14 +205,22 @@ class Pod:
         return self
 
     def get(self, path: str, port: int = 21400, timeout: float = 30.0, **headers: str) -> tuple[int, str]:
-        """A GET from outside the pod. Status and body."""
-        connection = http.client.HTTPConnection(self.address, port, timeout=timeout)
-        try:
-            connection.request("GET", path, headers=headers)
-            answer = connection.getresponse()
-            return answer.status, answer.read().decode()
-        finally:
-            connection.close()
+        """A GET from outside the pod: status and body. While the web is being started, it is asked again."""
+
+        def once() -> tuple[int, str] | None:
+            connection = http.client.HTTPConnection(self.address, port, timeout=timeout)
+            try:
+                connection.request("GET", path, headers=headers)
+                answer = connection.getresponse()
+                body = answer.read().decode()
+                return None if body == "the web process is being started\n" else (answer.status, body)
+            except (ConnectionError, http.client.HTTPException):
+                return None
+            finally:
+                connection.close()
+
+        answer = eventually(once, f"an answer to {path}", 60)
+        return int(answer[0]), str(answer[1])
 
     def metrics(self) -> dict[str, dict[tuple[str, ...], float]]:
         """A scrape from outside the pod: label values and value by sample name."""
