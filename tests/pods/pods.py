@@ -79,6 +79,9 @@ class Pod:
     def _remove(self) -> None:
         with suppress(PodmanError, subprocess.TimeoutExpired):
             self.podman.run("pod", "rm", "-f", "-t", "0", self.name, timeout=100)
+            for volume in self.spec["spec"]["volumes"]:
+                if "emptyDir" in volume:  # podman keeps it
+                    self.podman.run("volume", "rm", "-f", volume["name"])
 
     def check_neighbour(self) -> None:
         """Nothing of ours touched the container that is none of ours."""
@@ -100,6 +103,11 @@ class Pod:
         (found,) = json.loads(self.podman.run("inspect", "--type", "container", name).stdout)
         assert isinstance(found, dict)
         return found
+
+    def mounted(self, container: str, path: str) -> Path:
+        """The folder of the node that a container has mounted there."""
+        (found,) = [mount for mount in self.inspect(container)["Mounts"] if mount["Destination"] == path]
+        return Path(found["Source"])
 
     def restarts(self, container: str) -> int:
         return int(self.inspect(container)["RestartCount"])
