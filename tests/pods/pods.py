@@ -79,7 +79,7 @@ class Pod:
     def _remove(self) -> None:
         with suppress(PodmanError, subprocess.TimeoutExpired):
             self.podman.run("pod", "rm", "-f", "-t", "0", self.name, timeout=100)
-            for volume in self.spec["spec"]["volumes"]:
+            for volume in self.spec["spec"].get("volumes", []):
                 if "emptyDir" in volume:  # podman keeps it
                     self.podman.run("volume", "rm", "-f", volume["name"])
 

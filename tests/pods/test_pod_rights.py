@@ -90,7 +90,7 @@ def test_nothing_at_all(play: Play, dumps: Path) -> None:
         assert {"freeze denied", "kill denied"} <= set(events)
         assert [entry["detail"] for entry in record["timeline"] if entry["event"] == "killed"] == ["0 processes"]
         _refused(record)
-        assert before["sglang::scheduler_TP0"].state == "S"
+        assert before["sglang::scheduler_TP0"].state in ("S", "R")
         assert running.exits("engine") == []
         assert running.metrics()["rankguard_terminations_total"]["denied",] == 1
         for seen in running.processes("engine"):
@@ -166,15 +166,19 @@ def _examined(running: Pod, tier: str, status: int) -> dict[str, dict[str, Any]]
     assert set(states.values()) <= {"ok", "missing", "unknown", "not_applicable"}, states
 
     def shown() -> dict[str, bool]:
-        values = running.metrics().get("rankguard_capability_available", {})
+        try:
+            values = running.metrics().get("rankguard_capability_available", {})
+        except (OSError, AssertionError):  # the web is being started
+            return {}
         return {name: bool(value) for (name,), value in values.items() if name not in GUARDS}
 
     told = {name: there for name, there in expected.items() if name not in GUARDS}
-    eventually(lambda: shown() == told, f"{told} in the metrics")
+    # The rounds of `run` have the lowest priority: beside other pods on a small machine that can take a while.
+    eventually(lambda: shown() == told, f"{told} in the metrics", 120)
     missing = {one["capability"]: one for one in found["checks"] if one["status"] == "missing"}
-    lines = {line["capability"]: line for line in running.lines() if "capability" in line}
-    assert {name for name, line in lines.items() if line["event"] == "a capability is missing"} == missing.keys()
-    assert {name: line["lost"] for name, line in lines.items()} == {name: one["lost"] for name, one in missing.items()}
+    last = {line["capability"]: line for line in running.lines() if "capability" in line}
+    logged = {name: line["lost"] for name, line in last.items() if line["event"] == "a capability is missing"}
+    assert logged == {name: one["lost"] for name, one in missing.items()}
     eventually(lambda: len(running.processes("rankguard")) == WORKERS, "the doctor has left nothing behind")
     return missing
 
