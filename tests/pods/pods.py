@@ -83,6 +83,9 @@ class Pod:
     def _remove(self) -> None:
         with suppress(PodmanError, subprocess.TimeoutExpired):
             self.podman.run("pod", "rm", "-f", "-t", "0", self.name, timeout=100)
+            for volume in self.spec["spec"].get("volumes", []):
+                if "emptyDir" in volume:  # podman keeps it
+                    self.podman.run("volume", "rm", "-f", volume["name"])
 
     def check_neighbour(self) -> None:
         """Nothing of ours touched the container that is none of ours."""
@@ -112,6 +115,11 @@ class Pod:
         if container not in self._ids:
             self._ids[container] = str(self.inspect(container)["Id"])
         return self._ids[container]
+
+    def mounted(self, container: str, path: str) -> Path:
+        """The folder of the node that a container has mounted there."""
+        (found,) = [mount for mount in self.inspect(container)["Mounts"] if mount["Destination"] == path]
+        return Path(found["Source"])
 
     def restarts(self, container: str) -> int:
         return int(self.inspect(container)["RestartCount"])
