@@ -36,11 +36,11 @@ Each right is tested by using it, harmlessly: nothing is stopped, signalled or t
 as `kubectl exec POD -c rankguard -- rankguard doctor`. The engine's processes are found as `run` finds them.
 
 Exit status 1: a required one is missing, that is the shared PID namespace, the right to signal every engine process
-(unless both actions are observe), or the volume. All others cost evidence, and never the exit status.
+(unless both actions are observe), or the volume. Without one of the others some evidence is missing; the status is 0.
 """
 
-_EPILOG = """It takes these settings as `rankguard run` does, from flags, the environment and --config, and every other
-one from the last two."""
+_EPILOG = """Settings are read as `rankguard run` reads them, since what it would do is what is tested: these from
+flags, environment and --config, all others from the last two."""
 
 
 @click.command(

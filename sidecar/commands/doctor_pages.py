@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
 
 from sidecar.checkup import Checkup, Remedy, Result, Status
@@ -21,6 +22,7 @@ _STYLES = {
     Status.UNKNOWN: "yellow",
     Status.NOT_APPLICABLE: "dim",
 }
+_WORD = 7  # columns of a status
 _WORDS = {Status.NOT_APPLICABLE: "n/a"}
 
 
@@ -30,10 +32,8 @@ def print_page(found: Checkup) -> None:
     told: dict[tuple[Remedy, ...], str] = {}
     for result in found.results:
         word = _WORDS.get(result.status, result.status.value)
-        line = Text(f"{word:<8} ", style=_STYLES[result.status])
-        line.append(f"{result.capability:<{width}}  ", style="bold" if result.fails else "not bold")
-        line.append(printable(result.seen), style="not bold")
-        out.print(line)
+        name = _text(f"{result.capability:<{width}}", "bold" if result.fails else "")
+        _print_row(out, Text(word, style=_STYLES[result.status]), name, _text(result.seen))
         # What was refused on others, before an engine is there, has its remedy too.
         if result.status.available is False or result.remedies:
             _print_remedy(out, result, told)
@@ -49,13 +49,25 @@ def print_page(found: Checkup) -> None:
         out.print(_text("docs/rights.md says what each is for.", "dim"))
 
 
+def _print_row(out: Console, word: Text, *cells: Text) -> None:
+    """A status, and what stands beside it. In a terminal what is too long goes on below itself."""
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(width=_WORD)
+    for cell in cells[:-1]:
+        grid.add_column(width=cell.cell_len)
+    grid.add_column(overflow="fold")
+    grid.add_row(word, *cells)
+    out.print(grid)
+
+
 def _print_remedy(out: Console, result: Result, told: dict[tuple[Remedy, ...], str]) -> None:
     """What is lost, and what gives it, once where several want the same."""
-    out.print(_text(f"         {'lost' if result.status.available is False else 'without it'}: {result.lost}"))
+    without = "lost" if result.status.available is False else "without it"
+    _print_row(out, Text(), _text(f"{without}: {result.lost}"))
     if not result.remedies:
         return
     if result.remedies in told:
-        out.print(_text(f"         remedy: the same as for {told[result.remedies]}"))
+        _print_row(out, Text(), _text(f"remedy: the same as for {told[result.remedies]}"))
         return
     told[result.remedies] = result.capability
     _print_ways(out, result.remedies)
@@ -63,7 +75,7 @@ def _print_remedy(out: Console, result: Result, told: dict[tuple[Remedy, ...], s
 
 def _print_ways(out: Console, remedies: Sequence[Remedy]) -> None:
     for number, remedy in enumerate(remedies):
-        out.print(_text(f"         {'or' if number else 'remedy'}, in {remedy.place}:"))
+        _print_row(out, Text(), _text(f"{'or' if number else 'remedy'}, in {remedy.place}:"))
         for line in remedy.yaml.split("\n"):
             out.print(_text(f"             {line}", "cyan"), soft_wrap=True)  # to be pasted: never folded
 

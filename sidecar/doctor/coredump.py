@@ -57,9 +57,9 @@ def check(scene: Scene, step: Step) -> tuple[Found, ...]:
     kinds = Counter(words for _, words in bad)
     seen = "; ".join(f"{_some(bad, words)}: {words}" for words in kinds) or "the ranks have ended"
     if any(words.startswith(_DENIED) for words in kinds):
-        refused = [rank.credentials for rank, words in bad if words.startswith(_DENIED)]
-        needed = ("SYS_PTRACE", "DAC_OVERRIDE")
-        return (Found(_CAPABILITY, Status.MISSING, seen, remedies.to_reach(scene.own, refused, needed)),)
+        whose = [one.credentials for one in scene.engine]
+        ways = remedies.to_reach(scene.own, whose, ("SYS_PTRACE", "DAC_OVERRIDE"))
+        return (Found(_CAPABILITY, Status.MISSING, seen, ways),)
     if not bad or set(kinds) == {_NOT_BEGUN}:
         return (Found(_CAPABILITY, Status.UNKNOWN, seen),)
     if _NOT_ENABLED not in kinds:

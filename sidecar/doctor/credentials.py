@@ -14,6 +14,9 @@ _LISTED = (
 )
 _NAMES = _LISTED.split()
 FULL = ("SYS_PTRACE", "KILL", "DAC_OVERRIDE")
+# What root has where nothing is dropped: with every runtime (CRI-O has these alone), and with containerd and others.
+USUAL = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP", "NET_BIND_SERVICE")
+USUAL_MORE = ("NET_RAW", "SYS_CHROOT", "MKNOD", "AUDIT_WRITE", "SETFCAP")
 
 
 @dataclass(frozen=True, slots=True)

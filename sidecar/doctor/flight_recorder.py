@@ -47,7 +47,9 @@ def check(scene: Scene, step: Step) -> tuple[Found, ...]:
         except ProcessGone:
             continue
         except _Denied as denied:
-            ways = remedies.to_reach(scene.own, [rank.credentials], ("SYS_PTRACE", "DAC_OVERRIDE"))
+            ways = remedies.to_reach(
+                scene.own, [one.credentials for one in scene.engine], ("SYS_PTRACE", "DAC_OVERRIDE")
+            )
             return (Found(_CAPABILITY, Status.MISSING, f"{rank.named}: no permission {denied}", ways),)
         enabled += [rank] if on else []
         read += [rank] if there else []

@@ -49,7 +49,7 @@ def _exit_status(scene: Scene, step: Step, features: Features) -> Found:
             (shown if stat.permitted else hidden).append(target)
     if hidden:
         seen = f"no PIDFD_GET_INFO, and /proc/PID/stat hides the status of {', '.join(t.named for t in hidden)}"
-        ways = remedies.to_reach(scene.own, [target.credentials for target in hidden], ("SYS_PTRACE",))
+        ways = remedies.to_reach(scene.own, [target.credentials for target in (*hidden, *shown)], ("SYS_PTRACE",))
         engine = any(target.engine for target in hidden)
         return Found("exit_status", Status.MISSING if engine else Status.UNKNOWN, seen, ways)
     if shown:

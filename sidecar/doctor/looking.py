@@ -89,7 +89,7 @@ def maps(scene: Scene, step: Step) -> tuple[Found, ...]:
                 refused.append((target, refusal(error)))
     if refused:
         seen = "; ".join(f"{target.named}: {said}" for target, said in refused)
-        ways = remedies.to_reach(scene.own, [target.credentials for target, _ in refused], _LOOK)
+        ways = remedies.to_reach(scene.own, [target.credentials for target in scene.targets], _LOOK)
         return (Found("memory_maps", Status.MISSING, f"could not read the memory maps of {seen}", ways),)
     if not read:
         return (Found("memory_maps", Status.UNKNOWN, "no process of another container to try it on yet"),)

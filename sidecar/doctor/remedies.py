@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sidecar.checkup import Remedy
-from sidecar.doctor.credentials import FULL, Credentials, names_of
+from sidecar.doctor.credentials import FULL, USUAL, USUAL_MORE, Credentials, mask_of, names_of
 
 SIDECAR = "the container rankguard"
 _ADDED = f"{SIDECAR}, beside what it adds already"
@@ -16,17 +16,19 @@ POD = "the pod's spec"
 def to_reach(own: Credentials, targets: Sequence[Credentials], needed: Sequence[str]) -> tuple[Remedy, ...]:
     """How to get at these targets: as full root, or as their twin where one uid will do. The smaller change first.
 
+    `targets` are all that must be reached, those that can be already too: else the remedy for one would lose another.
     `needed` are the capabilities that a root sidecar takes for it. All three of `FULL` are told at once, so that one
     change gives what the other checks miss too.
     """
-    full = None if own.has(*needed) else _full(own)
+    full = None if own.has(*needed) else full_tier(own)
     twin = _twin(own, targets)
     close = bool(targets) and all(own.like(target) for target in targets)
     ordered = (twin, full) if close or own.uid != 0 else (full, twin)
     return tuple(remedy for remedy in ordered if remedy is not None)
 
 
-def _full(own: Credentials) -> Remedy:
+def full_tier(own: Credentials) -> Remedy:
+    """What gives root the three: one of us, or one who is root already and lacks some."""
     lacking = [name for name in FULL if not own.has(name)]
     if own.uid == 0:
         return Remedy(_ADDED, f"securityContext:\n  capabilities:\n    add: {_listed(lacking)}")
@@ -52,21 +54,26 @@ def _twin(own: Credentials, targets: Sequence[Credentials]) -> Remedy | None:
         wanted |= target.permitted
     if uid != 0 and wanted:
         return None
-    lines = []
+    user, capabilities = [], []
     if not all(own.like(target) for target in targets):
-        lines += [f"runAsUser: {uid}", f"runAsGroup: {gid}", f"runAsNonRoot: {'false' if uid == 0 else 'true'}"]
+        user = [f"runAsUser: {uid}", f"runAsGroup: {gid}", f"runAsNonRoot: {'false' if uid == 0 else 'true'}"]
     # What root would get where we are not root yet is what bounds us now.
-    lacking = names_of(wanted & ~(own.permitted if own.uid == 0 else own.bounding))
-    if "SYS_PTRACE" in lacking:  # a privileged target; that one alone gives it all, and is the other way
+    lacking = wanted & ~(own.permitted if own.uid == 0 else own.bounding)
+    if lacking & mask_of(["SYS_PTRACE"]):  # a privileged target; that one alone gives it all, and is the other way
         return None
+    usual = mask_of(USUAL)
+    if uid == 0 and not usual & ~wanted and usual & lacking:
+        # Its names would do as well, but Pod Security `baseline` does not let all of them be added.
+        capabilities.append("drop: []  # the engine has what the runtime gives to all, and so must we")
+        lacking &= ~(usual | mask_of(USUAL_MORE))
     if lacking:
-        lines += ["capabilities:", f"  add: {_listed(lacking)}"]
-    elif uid != 0 and not lines:
+        capabilities.append(f"add: {_listed(names_of(lacking))}")
+    if uid != 0 and user:
+        user[0] += "  # it must be able to write the dump volume, as it can an emptyDir"
+        capabilities.append('drop: ["ALL"]')
+    if not user and not capabilities:
         return None
-    elif uid != 0:
-        lines += ["capabilities:", '  drop: ["ALL"]']
-    if not lines:
-        return None
+    lines = user + (["capabilities:", *(f"  {line}" for line in capabilities)] if capabilities else [])
     return Remedy(_ADDED if lacking else SIDECAR, "securityContext:\n" + "\n".join(f"  {line}" for line in lines))
 
 

@@ -37,4 +37,5 @@ def _promise(scene: Scene) -> str:
     there = [name for name in FULL if scene.own.has(name)]
     if len(there) == len(FULL):
         return "with all three capabilities, which is the full tier"
-    return f"with {', '.join(there) or 'none'} of {', '.join(FULL)}"
+    lacking = ", ".join(name for name in FULL if name not in there)
+    return f"with {', '.join(there)}, without {lacking}" if there else f"without {lacking}"

@@ -40,7 +40,7 @@ def on_targets(
     if not refused:
         return Found(capability, Status.OK, f"{done} {_all(target for target, _ in tried)}")
     seen = "; ".join(f"{target.named}: {said}" for target, said in refused)
-    ways = remedies.to_reach(scene.own, [target.credentials for target, _ in refused], needed)
+    ways = remedies.to_reach(scene.own, [target.credentials for target, _ in tried], needed)
     if any(target.engine for target, _ in refused):
         return Found(capability, Status.MISSING, f"could not {_infinitive(done)} {seen}", ways)
     why = "no process of an engine is known yet (name one by --pid)"

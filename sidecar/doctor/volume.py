@@ -1,17 +1,19 @@
 """Whether --dump-dir can be made and written, durably, and how much room there is. May hang as long as its volume does.
 
 Who may write which volume, as a user that is not root (seen): an emptyDir, yes; a hostPath and the folder that
-`subPathExpr` makes on it, no, since the kubelet makes them as root with mode 0755.
+`subPathExpr` makes on it, no: they are root's, with mode 0755. The kubelet gives such a folder the mode of its volume
+(kubelet_pods.go), so one on an emptyDir can be written too.
 """
 
 from __future__ import annotations
 
 import errno
+import json
 import os
 from dataclasses import dataclass
 
 from sidecar.checkup import Remedy, Status
-from sidecar.doctor.remedies import POD, SIDECAR
+from sidecar.doctor.remedies import POD, full_tier
 from sidecar.doctor.scene import Found, Scene, Step
 from sidecar.recorder.coredump.mounts import Mount, parse
 from sidecar.settings import Settings
@@ -23,17 +25,6 @@ _CREATE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_NONBLOCK 
 _EMPTY_DIR = "kubernetes.io~empty-dir"
 _MIB = 1 << 20
 _LITTLE = 64 * _MIB
-_VOLUME = Remedy(
-    POD,
-    "containers:\n"
-    "  - name: rankguard\n"
-    "    volumeMounts:\n"
-    "      - {name: rankguard-dumps, mountPath: /var/lib/rankguard}\n"
-    "volumes:\n"
-    "  - name: rankguard-dumps\n"
-    "    emptyDir: {sizeLimit: 20Gi}",
-)
-_AS_ROOT = Remedy(SIDECAR, "securityContext:\n  runAsUser: 0\n  runAsNonRoot: false")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +42,11 @@ def check(scene: Scene, step: Step) -> tuple[Found, ...]:
         _write(folder)
         volume = os.statvfs(folder)
     except OSError as error:
-        written = _not_written(scene, folder, error)
-        return written, Found("volume_room", Status.UNKNOWN, "the folder could not be written")
-    room = _Room(volume.f_bavail * volume.f_frsize, volume.f_blocks * volume.f_frsize)
+        room = Found("volume_room", Status.UNKNOWN, "the folder could not be written")
+        return _not_written(scene, folder, error), room
+    sizes = _Room(volume.f_bavail * volume.f_frsize, volume.f_blocks * volume.f_frsize)
     written = Found("volume", Status.OK, f"wrote, synced and removed a file in {folder}")
-    return written, _room(settings, room, _mount_of(scene.proc, folder))
+    return written, _room(settings, sizes, _mount_of(scene.proc, folder))
 
 
 def _write(folder: str) -> None:
@@ -74,14 +65,32 @@ def _write(folder: str) -> None:
 
 def _not_written(scene: Scene, folder: str, error: OSError) -> Found:
     seen = f"cannot write to {folder}: {errno.errorcode.get(error.errno or 0, '?')} ({error.strerror})"
+    ways = [_volume(folder)]
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return Found("volume", Status.MISSING, f"{seen}: make room, or give it a larger volume")
     if error.errno in (errno.EACCES, errno.EPERM) and scene.own.uid != 0:
         mount = _mount_of(scene.proc, folder)
-        made = "" if mount is None or _EMPTY_DIR in mount.shows else "a hostPath or a subPathExpr folder is root's: "
-        why = f"{seen}: {made}uid {scene.own.uid} can write an emptyDir, mounted without subPathExpr"
-        return Found("volume", Status.MISSING, why, (_VOLUME, _AS_ROOT))
-    return Found("volume", Status.MISSING, seen, (_VOLUME,))
+        seen += f": uid {scene.own.uid} can write an emptyDir"
+        if mount is not None and _EMPTY_DIR not in mount.shows:
+            seen += ", but no hostPath, nor a folder that subPathExpr makes on one"
+        ways.append(full_tier(scene.own))
+    return Found("volume", Status.MISSING, seen, tuple(ways))
+
+
+def _volume(folder: str) -> Remedy:
+    """A volume that everybody can write."""
+    return Remedy(
+        f"{POD}, a native sidecar's under initContainers",
+        "containers:\n"
+        "  - name: rankguard\n"
+        "    env:\n"
+        "      - {name: RANKGUARD_DUMP_VOLUME_LIMIT, value: 20Gi}\n"
+        "    volumeMounts:\n"
+        f"      - {{name: rankguard-dumps, mountPath: {json.dumps(folder)}}}\n"
+        "volumes:\n"
+        "  - name: rankguard-dumps\n"
+        "    emptyDir: {sizeLimit: 20Gi}",
+    )
 
 
 def _room(settings: Settings, room: _Room, mount: Mount | None) -> Found:
@@ -90,9 +99,8 @@ def _room(settings: Settings, room: _Room, mount: Mount | None) -> Found:
     if mount is not None and _EMPTY_DIR in mount.shows and settings.dump_volume_limit is None:
         seen += "; it is an emptyDir: if it has a sizeLimit, set --dump-volume-limit to it"
     if left <= _LITTLE:
-        return Found(
-            "volume_room", Status.MISSING, f"{seen}: nothing but a few MiB of text will be written", (_VOLUME,)
-        )
+        seen += ": nothing but a few MiB of text will be written"
+        return Found("volume_room", Status.MISSING, seen, (_volume(settings.dump_dir),))
     if "cuda_coredump" in settings.captures and left < settings.coredump_max_bytes:
         seen += f"; less than one coredump may have (--coredump-max-bytes, {_shown(settings.coredump_max_bytes)})"
     if room.total < settings.dump_max_bytes:

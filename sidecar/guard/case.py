@@ -235,16 +235,16 @@ class Case:
             )
 
         sweep = self._around.herd.stop(plan, arm, started)
-        self._frozen = dict(sweep.members)
+        self._frozen = {i: member for i, member in sweep.members.items() if i not in sweep.denied}
         self._frozen_plan = Plan(plan.action, tuple(sweep.members.values()), sweep.groups)
         self.story.members |= sweep.members
         took = clock.monotonic() - started
-        self.story.note("frozen", f"{len(sweep.members)} processes in {sweep.passes} passes")
+        self.story.note("frozen", f"{len(self._frozen)} processes in {sweep.passes} passes")
         self.phase = Phase.CAPTURING
         self._journal()
-        self._around.log("frozen", self.id, processes=len(sweep.members), ms=took * 1000)
+        self._around.log("frozen", self.id, processes=len(self._frozen), ms=took * 1000)
         if sweep.denied:
-            self.story.note("freeze denied", pids(sweep.denied))
+            self._say("freeze denied", pids(sweep.denied), clock.monotonic())
 
     def _observe(self) -> None:
         self.phase = Phase.CAPTURING
@@ -289,10 +289,12 @@ class Case:
         killing.strike(plan, self.story.members, self._frozen)
         done = struck if self._frozen_plan is not None else clock.monotonic()
         self.story.members |= killing.members
-        self.story.note("killed", f"{len(killing.members)} processes", at=killing.at)
+        self.story.note("killed", f"{len(killing.struck)} processes", at=killing.at)
         self._journal()  # before the switch is disarmed: at every moment one of the two says that this is a kill
         around.tell_supervisor({"type": "disarm", "incident": self.id})
-        around.log("killed", self.id, processes=len(killing.members), ms=(done - started) * 1000)
+        around.log("killed", self.id, processes=len(killing.struck), ms=(done - started) * 1000)
+        if killing.denied:
+            self._say("kill denied", pids(killing.denied), clock.monotonic())
         self._taking.tell("note")
         killing.wait()
 

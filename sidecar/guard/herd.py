@@ -143,8 +143,10 @@ class Herd:
             sweep.passes += 1
             for group in plan.groups:
                 if group not in done_groups or any(m.pgid == group for m in fresh):
-                    signals.to_group(self._proc, group, (m for m in plan.members if m.pgid == group), sig)
-                    done_groups.add(group)
+                    of_it = (m for m in plan.members if m.pgid == group)
+                    # Where none of a group may be signalled, each is tried by name, and told as denied.
+                    if signals.to_group(self._proc, group, of_it, sig) is not Sent.DENIED:
+                        done_groups.add(group)
             for member in fresh:
                 sweep.members[member.identity] = member
                 # Those whose group was reached as a whole get SIGKILL once more by name; a second SIGSTOP is spared.

@@ -40,16 +40,21 @@ class Killing:
         end: Callable[[Ended], None],
     ) -> None:
         self.members: dict[Identity, Member] = {}
+        self.denied: set[Identity] = set()  # of these, the ones that we have no right to signal
         self.at = 0.0
         self._herd = herd
         self._timers = timers
         self._reap_timeout = reap_timeout
         self._say = say
         self._end = end
-        self._denied: set[Identity] = set()
         self._poll_every = _FIRST_POLL
         self._zombies_since = 0.0
         self._warned = False
+
+    @property
+    def struck(self) -> tuple[Member, ...]:
+        """Those that were sent SIGKILL."""
+        return tuple(member for identity, member in self.members.items() if identity not in self.denied)
 
     def strike(self, plan: Plan, known: dict[Identity, Member], stopped: dict[Identity, Member]) -> None:
         """SIGKILL everything in the plan and whoever joins it meanwhile. May be called again with a newer plan.
@@ -92,21 +97,21 @@ class Killing:
 
     def _count_in(self, sweep: Sweep) -> None:
         self.members |= sweep.members
-        self._denied |= sweep.denied
+        self.denied |= sweep.denied
 
     def _gone(self, zombies: bool) -> None:
-        outcome = outcome_of(len(self.members), bool(self._denied), holding=False, zombies=zombies)
+        outcome = outcome_of(len(self.members), bool(self.denied), holding=False, zombies=zombies)
         seconds = self._zombies_since - self.at
-        self._end(Ended(Termination(outcome, tuple(self.members.values()), (), seconds), self._zombies_since))
+        self._end(Ended(Termination(outcome, self.struck, (), seconds), self._zombies_since))
 
     def _timed_out(self, holding: list[Member], waited: float) -> None:
-        denied = any(m.identity in self._denied for m in holding)
+        denied = any(m.identity in self.denied for m in holding)
         outcome = outcome_of(len(self.members), denied, holding=True, zombies=False)
         survivors = self._herd.survivors(holding)
         detail = self._describe(holding)
         if any(s.state == "D" for s in survivors):
             detail += "; a process in uninterruptible sleep (D) cannot be killed: the node needs a drain"
-        self._end(Ended(Termination(outcome, tuple(self.members.values()), survivors, waited, detail), None))
+        self._end(Ended(Termination(outcome, self.struck, survivors, waited, detail), None))
 
     def _describe(self, holding: list[Member]) -> str:
         return ", ".join(

@@ -108,7 +108,9 @@ def test_a_folder_of_roots_and_another_user(tmp_path: Path) -> None:
     assert "EACCES" in volume.seen
     assert "subPathExpr" in volume.seen
     assert ways(volume)[0]["volumes"][0]["emptyDir"] == {"sizeLimit": "20Gi"}
+    assert ways(volume)[0]["containers"][0]["volumeMounts"][0]["mountPath"] == str(tmp_path)
     assert ways(volume)[1]["securityContext"]["runAsUser"] == 0
+    assert ways(volume)[1]["securityContext"]["capabilities"]["add"] == ["SYS_PTRACE", "KILL", "DAC_OVERRIDE"]
 
 
 @pytest.mark.root

@@ -11,6 +11,8 @@ import pytest
 from doctor_rig import FULL, USER, check, nothing, process, result, root_with, statuses, ways
 from sidecar_process import identity_of
 
+from sidecar.doctor.credentials import USUAL, USUAL_MORE
+
 pytestmark = pytest.mark.root
 LOOKS = ("ptrace", "root", "environment", "descriptors", "memory_maps")
 
@@ -113,6 +115,35 @@ def test_two_users_have_no_twin(folder: Path) -> None:
         {"securityContext": {"capabilities": {"add": ["SYS_PTRACE", "DAC_OVERRIDE"]}}}
     ]
     assert result(found, "ptrace").seen.count("EPERM") == 2
+
+
+def test_a_twin_of_root_drops_nothing(folder: Path) -> None:
+    """An engine of root's has what the runtime gives to all: a sidecar that drops it is told not to, and adds the rest;
+    it is not told to add fourteen by name, which Pod Security `baseline` refuses.
+    """
+    with process(prefix=root_with(*USUAL, *USUAL_MORE, "ipc_lock")) as target:
+        found = check(folder, target, prefix=root_with("kill"))
+    twin, full = ways(result(found, "ptrace"))
+    assert twin == {"securityContext": {"capabilities": {"drop": [], "add": ["IPC_LOCK"]}}}
+    assert full == {"securityContext": {"capabilities": {"add": ["SYS_PTRACE", "DAC_OVERRIDE"]}}}
+
+
+def test_a_remedy_loses_nobody_who_is_reached(folder: Path) -> None:
+    """The twin of one user is not told to become another's, who is refused: that would lose the first."""
+    with process(user=USER) as own, process() as roots:
+        found = check(folder, own, roots, user=USER)
+    assert f"uid {USER}" not in result(found, "memory_maps").seen
+    for capability in ("signals", "ptrace", "memory_maps"):
+        assert ways(result(found, capability)) == [
+            {
+                "securityContext": {
+                    "runAsUser": 0,
+                    "runAsNonRoot": False,
+                    "allowPrivilegeEscalation": False,
+                    "capabilities": {"drop": ["ALL"], "add": ["SYS_PTRACE", "KILL", "DAC_OVERRIDE"]},
+                }
+            }
+        ]
 
 
 def test_one_of_each_kind_is_tried(folder: Path) -> None:

@@ -76,6 +76,14 @@ def test_the_grace_period_holds_the_capture_and_the_engines_own_end(pod):
         assert probe["failureThreshold"] * probe["periodSeconds"] >= 60  # the restart of a sidecar, with back-off
 
 
+@pytest.mark.parametrize("name", PLAIN)
+def test_the_sidecar_is_told_the_grace_period(name):
+    """Else the doctor could not hold the deadlines against it where the API server may not be asked."""
+    (pod,) = pods(plain(name))
+    told = load({}, environ(container(pod, SIDECAR))).settings.termination_grace_period
+    assert told == pod["terminationGracePeriodSeconds"]
+
+
 def test_every_file_has_the_liveness_probe_as_an_option():
     assert all("livenessProbe" in container(pods(with_all_options(name))[0], ENGINE) for name in PLAIN)
     assert not any("livenessProbe" in container(pods(plain(name))[0], ENGINE) for name in PLAIN)
@@ -237,10 +245,11 @@ def test_the_forms_differ_in_their_form_alone():
 
 
 def test_the_component_adds_the_sidecar_of_the_plain_files():
-    """But for /dev/shm, which is the volume of somebody else's pod."""
+    """But for /dev/shm, which is the volume of somebody else's pod, and the grace period, which is somebody else's."""
     ours = container(shipped("deployment"), SIDECAR)
     theirs = copy.deepcopy(container(shipped("vllm-native.yaml"), SIDECAR))
     theirs["volumeMounts"] = [mount for mount in theirs["volumeMounts"] if mount["mountPath"] != "/dev/shm"]
+    theirs["env"] = [variable for variable in theirs["env"] if not variable["name"].endswith("GRACE_PERIOD")]
     assert ours == theirs
 
 

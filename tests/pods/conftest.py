@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ import prepare
 import pytest
 from podman import Podman, image_name
 from pods import Pod
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "manifests"))  # what makes a manifest playable is there
 
 
 @pytest.fixture(scope="session")

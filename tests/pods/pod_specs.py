@@ -6,11 +6,13 @@ Podman plays what Kubernetes runs, with two differences that matter here: a decl
 
 from __future__ import annotations
 
+import copy
 import itertools
 import os
 from pathlib import Path
 from typing import Any
 
+import yaml
 from podman import image_name
 
 PYTHON = "/opt/rankguard/bin/python3"  # in our image, which serves as the engine's too
@@ -21,6 +23,17 @@ FULL = {
     "allowPrivilegeEscalation": False,
     "capabilities": {"drop": ["ALL"], "add": ["SYS_PTRACE", "KILL", "DAC_OVERRIDE"]},
 }
+# What an engine, and a sidecar that is its twin, may run as.
+ROOT = {"runAsUser": 0}  # with the capabilities that the runtime gives
+LOCKING = {"runAsUser": 0, "capabilities": {"add": ["IPC_LOCK"]}}
+USER = {
+    "runAsUser": 1000,
+    "runAsGroup": 1000,
+    "runAsNonRoot": True,
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+}
+SIGNALS = {"runAsUser": 0, "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"], "add": ["KILL"]}}
 _numbers = itertools.count()
 
 # Two processes with memory in /dev/shm that say every signal they get. Nothing may reach them: they are not ours.
@@ -104,3 +117,36 @@ def pod(dumps: Path | None, *containers: dict[str, Any], restart: str = "Always"
 
 def host_folder(name: str, folder: Path) -> dict[str, Any]:
     return {"name": name, "hostPath": {"path": str(folder), "type": "Directory"}}
+
+
+def remedied(spec: dict[str, Any], remedy: dict[str, str]) -> dict[str, Any]:
+    """The pod as it is once somebody has put in what the doctor printed, where it said so: merged as `kubectl patch`
+    merges it. A new pod, with a name of its own.
+    """
+    patched = copy.deepcopy(spec)
+    patched["metadata"]["name"] = unique_name()
+    # Podman knows an emptyDir by its name alone, in whichever pod it is.
+    text = remedy["yaml"].replace("rankguard-dumps", f"{patched['metadata']['name']}-dumps")
+    (mine,) = (container for container in patched["spec"]["containers"] if container["name"] == "rankguard")
+    places = {"the container rankguard": mine, "the pod's spec": patched["spec"]}
+    _merge(places[remedy["place"].split(",")[0]], yaml.safe_load(text))
+    return patched
+
+
+def _merge(into: dict[str, Any], patch: dict[str, Any]) -> None:
+    for name, value in patch.items():
+        there = into.get(name)
+        if isinstance(value, dict) and isinstance(there, dict):
+            _merge(there, value)
+        elif name == "add":
+            into[name] = [*(there or []), *value]
+        elif isinstance(value, list) and isinstance(there, list) and name != "drop":
+            key = "mountPath" if name == "volumeMounts" else "name"
+            for item in value:
+                (found,) = [old for old in there if old[key] == item[key]] or [None]
+                if found is None:
+                    there.append(item)
+                else:
+                    _merge(found, item)
+        else:
+            into[name] = value

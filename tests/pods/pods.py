@@ -9,6 +9,7 @@ import shlex
 import subprocess
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,8 @@ class Seen:
 
 
 class Pod:
-    """`spec` is a Pod of Kubernetes. Use as a context manager: at its end the pod is removed, whatever happened.
+    """`spec` is a Pod of Kubernetes, or a Deployment of one. Use as a context manager: at its end the pod is removed,
+    whatever happened.
 
     `folder` is for the files that podman needs. A pod with a container called `neighbour` is checked at a good end: no
     signal has reached it, and its processes are the same as at the start.
@@ -48,12 +50,14 @@ class Pod:
 
     def __init__(self, podman: Podman, spec: dict[str, Any], folder: Path) -> None:
         self.podman = podman
-        self.name: str = spec["metadata"]["name"]
+        template = spec["spec"].get("template")
+        self.name: str = spec["metadata"]["name"] + ("-pod-0" if template else "")  # as podman names it
         self.spec = spec
         self._file = folder / f"{self.name}.yaml"
-        self._containers = [container["name"] for container in spec["spec"]["containers"]]
+        self._containers = [container["name"] for container in (template or spec)["spec"]["containers"]]
         self._neighbours: list[Identity] = []
         self._logs: dict[str, Path] = {}
+        self._ids: dict[str, str] = {}
 
     def __enter__(self) -> Pod:
         self._file.write_text(json.dumps(self.spec))  # JSON is YAML
@@ -79,6 +83,9 @@ class Pod:
     def _remove(self) -> None:
         with suppress(PodmanError, subprocess.TimeoutExpired):
             self.podman.run("pod", "rm", "-f", "-t", "0", self.name, timeout=100)
+            for volume in self.spec["spec"].get("volumes", []):
+                if "emptyDir" in volume:  # podman keeps it
+                    self.podman.run("volume", "rm", "-f", volume["name"])
 
     def check_neighbour(self) -> None:
         """Nothing of ours touched the container that is none of ours."""
@@ -97,9 +104,22 @@ class Pod:
 
     def inspect(self, container: str) -> dict[str, Any]:
         name = self.full(container) if container in self._containers else container
-        (found,) = json.loads(self.podman.run("inspect", "--type", "container", name).stdout)
+        # In the middle of a restart podman says nothing, and that all is well.
+        text = eventually(lambda: self.podman.run("inspect", "--type", "container", name).stdout, f"{name} inspected")
+        (found,) = json.loads(text)
         assert isinstance(found, dict)
         return found
+
+    def identifier(self, container: str) -> str:
+        """The container's id, which it keeps over its restarts."""
+        if container not in self._ids:
+            self._ids[container] = str(self.inspect(container)["Id"])
+        return self._ids[container]
+
+    def mounted(self, container: str, path: str) -> Path:
+        """The folder of the node that a container has mounted there."""
+        (found,) = [mount for mount in self.inspect(container)["Mounts"] if mount["Destination"] == path]
+        return Path(found["Source"])
 
     def restarts(self, container: str) -> int:
         return int(self.inspect(container)["RestartCount"])
@@ -117,7 +137,7 @@ class Pod:
 
     def processes(self, container: str = "") -> list[Seen]:
         """The pod's processes, or one container's, by their pid in the pod."""
-        wanted = str(self.inspect(container)["Id"]) if container else ""
+        wanted = self.identifier(container) if container else ""
         found = []
         for pid in PROC.pids():
             if PROC.link(f"{pid}/ns/pid") != self._namespace:
@@ -146,7 +166,7 @@ class Pod:
         mine = [seen for seen in self.processes("rankguard") if "sidecar.supervisor.__main__" in seen.title]
         return _only(mine, "supervisor")
 
-    @property
+    @cached_property
     def address(self) -> str:
         networks = self.inspect(self._infra)["NetworkSettings"]["Networks"]
         return str(next(iter(networks.values()))["IPAddress"])
@@ -193,14 +213,22 @@ class Pod:
         return self
 
     def get(self, path: str, port: int = 21400, timeout: float = 30.0, **headers: str) -> tuple[int, str]:
-        """A GET from outside the pod. Status and body."""
-        connection = http.client.HTTPConnection(self.address, port, timeout=timeout)
-        try:
-            connection.request("GET", path, headers=headers)
-            answer = connection.getresponse()
-            return answer.status, answer.read().decode()
-        finally:
-            connection.close()
+        """A GET from outside the pod: status and body. While the web is being started, it is asked again."""
+
+        def once() -> tuple[int, str] | None:
+            connection = http.client.HTTPConnection(self.address, port, timeout=timeout)
+            try:
+                connection.request("GET", path, headers=headers)
+                answer = connection.getresponse()
+                body = answer.read().decode()
+                return None if body == "the web process is being started\n" else (answer.status, body)
+            except (ConnectionError, http.client.HTTPException):
+                return None
+            finally:
+                connection.close()
+
+        answer = eventually(once, f"an answer to {path}", 60)
+        return int(answer[0]), str(answer[1])
 
     def metrics(self) -> dict[str, dict[tuple[str, ...], float]]:
         """A scrape from outside the pod: label values and value by sample name."""

@@ -200,11 +200,10 @@ class Trial:
         """Supervisor, guard, web and one recorder, and no other process; the ranks are up by the metrics."""
         titles = [seen.title for seen in self.running.processes("rankguard")]
         kinds = Counter(kind for kind in ("guard", "web", "recorder", "supervisor") for t in titles if f".{kind}." in t)
-        with suppress(OSError, AssertionError):
-            up = self.running.metrics().get("rankguard_rank_up", {})
-            whole = len(titles) == 4 and kinds == Counter(guard=1, web=1, recorder=1, supervisor=1)
-            return whole and sum(value for labels, value in up.items() if set(labels) & set(RANKS)) == len(RANKS)
-        return False
+        if len(titles) != 4 or kinds != Counter(guard=1, web=1, recorder=1, supervisor=1):
+            return False
+        up = self.running.metrics().get("rankguard_rank_up", {})
+        return sum(value for labels, value in up.items() if set(labels) & set(RANKS)) == len(RANKS)
 
     def _running_requests(self) -> bool:
         """By the last scrape that the sidecar took; then a hang will be seen as one."""

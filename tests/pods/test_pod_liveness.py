@@ -91,10 +91,11 @@ def test_evidence_first_then_the_restart(play: Play, dumps: Path, control: Path,
         assert {moved in artifact["detail"] for artifact in found.values()} == {True}, found
         assert {"TP0", "TP1"} <= artifacts(record, "pyspy_json").keys()
 
+        _probe(running)  # the last one: the restart
         (control / "hang").unlink()
-        running.podman.run("restart", "-t", "10", running.full("engine"))
         running.wait_serving(2, times=2)
         assert running.rank("TP0").identity != first.identity
+        assert running.exits("engine") == [143]
         assert len(list(dumps.glob("*/incident.json"))) == 1
         assert running.metrics()["rankguard_incidents_total"]["PreStop",] == 1
         assert sum(running.metrics()["rankguard_rank_deaths_total"].values()) == 0

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from sidecar_process import eventually, identity_of, kill_identity, running, state_of
+from sidecar_process import descendants, eventually, identity_of, kill_identity, running, state_of
 
 from sidecar.demo.standin import StandIn
 from sidecar.policy.sightings import Gpu, Look, RankLook
@@ -213,6 +213,27 @@ def test_a_pyspy_that_hangs(tmp_path):
         assert not Path("/proc", note.read_text().split()[-1]).exists()  # not only at the end of it all
 
     asyncio.run(life())
+
+
+def test_a_look_that_is_given_up_leaves_no_zombie(tmp_path):
+    """The engine has gone in the middle of a look: what was sent after it is ended, and reaped though nobody asks."""
+    hanging = program(tmp_path, "echo there >&2; exec sleep 600")
+
+    async def life(pid: int) -> None:
+        before = set(descendants(os.getpid()))
+        spy = PySpy(hanging)
+        looking = asyncio.create_task(spy.stacks(pid, time.monotonic() + 600))
+        while not set(descendants(os.getpid())) - before:
+            await asyncio.sleep(0.005)
+        looking.cancel()
+        end = time.monotonic() + 30
+        while (left := set(descendants(os.getpid())) - before) and time.monotonic() < end:
+            await asyncio.sleep(0.005)
+        assert left == set()
+        spy.close()
+
+    with Process() as target:
+        asyncio.run(life(target.pid))
 
 
 def test_a_pyspy_that_eats_memory(tmp_path):

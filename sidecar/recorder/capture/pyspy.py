@@ -135,6 +135,9 @@ def _why(ended: Ended) -> str:
         return f"py-spy {over_limit(ended)}"
     if ended.exit_code is None:
         return f"py-spy was ended by signal {ended.wait_status & 0x7F}"
+    if b"permission denied" in ended.err.lower():
+        # Its own advice is to use sudo.
+        return "permission denied: py-spy may not look into the process (`rankguard doctor` says what is missing)"
     said = " ".join(ended.err.decode("utf-8", "backslashreplace").split())[:300]
     return f"py-spy exited with status {ended.exit_code}: {_printable(said) or 'it said nothing'}"
 

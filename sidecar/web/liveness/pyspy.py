@@ -2,8 +2,8 @@
 
 A child can hang (py-spy reads the target's memory, and a thread stuck in the kernel may hold its lock), so each has a
 deadline, a session of its own and limits of memory: RLIMIT_DATA, which counts no shared memory, and a look at what it
-holds every few milliseconds. One that does not even die of SIGKILL is left alone: it does not
-stop its target, and no second one is sent after the same process.
+holds every few milliseconds. One that does not even die of SIGKILL is left alone: it does not stop its target, and no
+second one is sent after the same process.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ _LOOK_EVERY = 0.02
 _TRIES = 2  # a stack that changes while it is read comes out as an error
 _AFTERWARDS = 0.25  # seconds after SIGKILL in which the end is still awaited
 _POLL = 0.01  # seconds between two looks at a child without a pidfd
+_LONGEST_POLL = 30.0
 _CHUNK = 1 << 16
 _DEFAULTS = (signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP)
 _ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
@@ -61,6 +62,7 @@ class PySpy:
                 threads = _threads(await child.answer(deadline))
             finally:
                 watching.cancel()
+                self._collect(pid, child, _POLL)  # one that was given up has been killed, and is not yet reaped
             if threads is not None:
                 return threads
         return None
@@ -71,6 +73,13 @@ class PySpy:
             child.kill()
             self._busy(target)
         self._memory.close()
+
+    def _collect(self, target: int, child: _Child, pause: float) -> None:
+        """Reap it, now or as soon as that can be done; ever more seldom, since it may be stuck in the kernel."""
+        if not child.reap():
+            asyncio.get_running_loop().call_later(pause, self._collect, target, child, min(2 * pause, _LONGEST_POLL))
+        elif self._children.get(target) is child:
+            del self._children[target]
 
     def _share(self) -> int:
         """The bytes that one more child may have."""
