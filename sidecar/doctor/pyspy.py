@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import resource
 
 from sidecar.checkup import Status
 from sidecar.doctor.scene import Found, Scene, Step
 from sidecar.system.programs import find_pyspy
+
+_MEMORY = 48 << 20  # bytes; the only program of the doctor's that is not ours gets limits too, in a small container
 
 
 def check(scene: Scene, step: Step) -> tuple[Found, ...]:
@@ -17,6 +20,8 @@ def check(scene: Scene, step: Step) -> tuple[Found, ...]:
         return (Found("pyspy", Status.MISSING, "py-spy is neither beside our Python nor on the PATH: install it"),)
     step(f"run {program} --version")
     import subprocess  # only here: the other checks need none of it
+
+    resource.setrlimit(resource.RLIMIT_DATA, (_MEMORY, _MEMORY))  # for the fork that this check is, and what it starts
 
     try:
         ran = subprocess.run(
