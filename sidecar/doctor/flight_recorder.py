@@ -24,7 +24,7 @@ _MOST_RANKS = 64
 _ENABLE = Remedy(
     ENGINE,
     "env:\n"
-    "  - {name: TORCH_NCCL_DEBUG_INFO_PIPE_FILE, value: /tmp/rankguard-fr}\n"
+    "  - {name: TORCH_NCCL_DEBUG_INFO_PIPE_FILE, value: /tmp/rankguard-fr-}\n"
     '  - {name: TORCH_NCCL_TRACE_BUFFER_SIZE, value: "2000"}',
 )
 

@@ -18,12 +18,11 @@ from sidecar.recorder.capture.base import Attempt, Ended
 from sidecar.recorder.reactor import Reactor
 from sidecar.system.limits import go_before_us, limit_data
 from sidecar.system.memory import data_size
+from sidecar.system.spawning import DEFAULTS
 
 _ERR_CAP = 4096
 _CHUNK = 1 << 18
 _MOST_DESCRIPTORS = 1024  # more than two for each child that runs at once
-# What the recorder ignores or Python has set to ignored, which exec would pass on.
-_DEFAULTS = (signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP)
 _OUT_OF_MEMORY = 71  # the exit status of a function of ours that got no more memory
 # What a program says last that got none: Rust's allocator, Python, whoever prints ENOMEM.
 _SAID = (b"memory allocation of", b"MemoryError", b"annot allocate memory")
@@ -142,7 +141,7 @@ class Child:
                     (os.POSIX_SPAWN_DUP2, err_end, 2),
                 ),
                 setsid=True,
-                setsigdef=_DEFAULTS,
+                setsigdef=DEFAULTS,
             )
         except OSError:
             os.close(out)

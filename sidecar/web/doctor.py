@@ -22,6 +22,7 @@ from sidecar.log import Log
 from sidecar.model import State
 from sidecar.settings import Launch, launch_to_fd
 from sidecar.system import clock
+from sidecar.system.spawning import start_piped
 from sidecar.web.state import EngineState
 
 PATIENCE = 20.0  # seconds for each check; of the lowest priority beside a busy engine, a second can be long
@@ -30,7 +31,6 @@ AGAIN = 60.0  # seconds after which a round is made again that came to nothing
 AFTERWARDS = 1.0  # seconds after SIGKILL in which its end is awaited
 MOST_LEFT = 2  # rounds of which something is still there, held by the kernel: no further one is made beside them
 _CHUNK = 1 << 16
-_DEFAULTS = (signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP)
 
 
 class Doctor:
@@ -145,36 +145,17 @@ class _Child:
 
     def __init__(self, launch: Launch, order: Order) -> None:
         self._ended = False
-        self._out, out_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        settings = -1
+        python = launch.python or sys.executable
+        root = launch.package_root or os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+        settings = launch_to_fd(launch)
         try:
-            settings = launch_to_fd(launch)
-            os.set_blocking(out_end, True)
-            python = launch.python or sys.executable
-            root = launch.package_root or os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-            self._pid = os.posix_spawn(
-                python,
-                checkup.argv(python, root, 3, order),
-                dict(os.environ),
-                file_actions=(
-                    (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
-                    (os.POSIX_SPAWN_DUP2, out_end, 1),
-                    (os.POSIX_SPAWN_OPEN, 2, "/dev/null", os.O_WRONLY, 0),
-                    (os.POSIX_SPAWN_DUP2, settings, 3),
-                ),
-                # A group to end it by, and no session of its own: what hangs and outlives the web comes to the
-                # supervisor, and the guard tells by the session that it is ours and not a wrapped engine's.
-                setpgroup=0,
-                setsigmask=(),
-                setsigdef=_DEFAULTS,
+            # A group to end it by, and no session of its own: what hangs and outlives the web comes to the supervisor,
+            # and the guard tells by the session that it is ours and not a wrapped engine's.
+            self._pid, self._out = start_piped(
+                checkup.argv(python, root, 3, order), dict(os.environ), {3: settings}, setpgroup=0
             )
-        except OSError:
-            os.close(self._out)
-            raise
         finally:
-            os.close(out_end)
-            if settings >= 0:
-                os.close(settings)
+            os.close(settings)
 
     async def answer(self, seconds: float) -> bytes:
         """What it wrote until its end, or until `seconds` have passed. It is ended in any case, also if we are."""

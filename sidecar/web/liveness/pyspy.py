@@ -19,6 +19,7 @@ from typing import Any
 from sidecar.system.limits import go_before_us, limit_data
 from sidecar.system.memory import OwnMemory
 from sidecar.system.proc import Proc
+from sidecar.system.spawning import start_piped
 
 _CAP = 4 << 20  # bytes of one answer; 60 threads of 40 frames each give about 0.5 MiB
 _MEMORY = 64 << 20  # bytes of one child; the stacks of a big process take less than 16 MiB (seen)
@@ -31,7 +32,6 @@ _AFTERWARDS = 0.25  # seconds after SIGKILL in which the end is still awaited
 _POLL = 0.01  # seconds between two looks at a child without a pidfd
 _LONGEST_POLL = 30.0
 _CHUNK = 1 << 16
-_DEFAULTS = (signal.SIGPIPE, signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGTSTP)
 _ENVIRONMENT = {"PATH": "/usr/local/bin:/usr/bin:/bin", "LANG": "C.UTF-8"}
 
 
@@ -103,27 +103,8 @@ class _Child:
     def __init__(self, program: str, target: int, share: int) -> None:
         self.share = share
         self._status: int | None = None  # as wait(2) gives it, once it is reaped
-        self._out, out_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
-            os.set_blocking(out_end, True)
-            self._pid = os.posix_spawn(
-                program,
-                (program, "dump", "--json", "--nonblocking", "--pid", str(target)),
-                _ENVIRONMENT,
-                file_actions=(
-                    (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
-                    (os.POSIX_SPAWN_DUP2, out_end, 1),
-                    (os.POSIX_SPAWN_OPEN, 2, "/dev/null", os.O_WRONLY, 0),
-                ),
-                setsid=True,
-                setsigmask=(),
-                setsigdef=_DEFAULTS,
-            )
-        except OSError:
-            os.close(self._out)
-            raise
-        finally:
-            os.close(out_end)
+        command = (program, "dump", "--json", "--nonblocking", "--pid", str(target))
+        self._pid, self._out = start_piped(command, _ENVIRONMENT, setsid=True)
         go_before_us(self._pid, 1.0)  # a stack is worth less than the engine next door
         limit_data(self._pid, share)
         _no_core(self._pid)
