@@ -1,8 +1,8 @@
 """Podman as these tests use it: with settings and a storage of its own, apart from whatever else the machine runs.
 
-Everything lies in one cache folder (`RANKGUARD_POD_CACHE`, else under ~/.cache), so that the base image and the layers
-of ours are made once. Whoever uses it holds a shared lock on it; whoever gets the lock alone may clean up what a run
-that was killed has left. Needs root: pods of an ordinary user have other cgroups and other rights.
+Everything lies in one cache folder (under $XDG_CACHE_HOME or ~/.cache), so that the base image and the layers of ours
+are made once. Whoever uses it holds a shared lock on it; whoever gets the lock alone may clean up what a run that was
+killed has left. Needs root: pods of an ordinary user have other cgroups and other rights.
 """
 
 from __future__ import annotations
@@ -95,9 +95,7 @@ class Podman:
 
 def cache_folder() -> Path:
     """Where everything lies that is kept between runs."""
-    told = os.environ.get("RANKGUARD_POD_CACHE")
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(told) if told else home / "rankguard-pods"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rankguard-pods"
 
 
 def image_name() -> str:

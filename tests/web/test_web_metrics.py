@@ -113,7 +113,7 @@ def test_every_event_counts(web):
     }
     found = web.metrics()
     assert {name: found.get(name) for name in expected} == expected
-    assert web.openmetrics() == found
+    assert without_checks(web.openmetrics()) == without_checks(found)
 
 
 def test_state(web):
@@ -160,7 +160,7 @@ def test_hostile_labels(shared, label):
     guard.wait_acked(1)
     found = shared.metrics()
     assert all(name.isprintable() and len(name) < 300 for name in found)
-    assert shared.openmetrics() == found
+    assert without_checks(shared.openmetrics()) == without_checks(found)
     assert sum(value for name, value in found.items() if name.startswith("rankguard_rank_deaths_by_rank")) > 0
     assert len([name for name in found if name.startswith("rankguard_rank_up")]) == 2
     assert found['rankguard_rank_up{rank="TP1",role="scheduler"}'] == 1
@@ -291,3 +291,8 @@ def test_what_is_kept_rendered_is_never_stale(web):
         guard.event("reap_timeout")
         guard.wait_acked(number)
         assert web.metrics()["rankguard_reap_timeouts_total"] == number
+
+
+def without_checks(found: dict[str, float]) -> dict[str, float]:
+    """All but what the doctor finds, which can come between two scrapes."""
+    return {name: value for name, value in found.items() if not name.startswith("rankguard_capability_available")}
