@@ -35,6 +35,7 @@ class Taking:
         self._done = False
         self._record_opened = False
         self._deadline_timer: Timer | None = None
+        self._seal_timer: Timer | None = None
         self._deadline_at: float | None = None
         self._logs: tuple[int, ...] = ()
 
@@ -60,7 +61,7 @@ class Taking:
         self.deadline_in(left)
         self.start_recorder(left)
         if self.recorder is None:
-            self._around.timers.at(now + min(_RECORDER_COMES, deadline), self._no_recorder_came)
+            self._around.timers.at(now + min(_RECORDER_COMES, deadline), self._none_to_capture)
         self._around.timers.at(now + _OPENING_RECORD, self._opening_record_waited_for)
 
     def only_record(self) -> None:
@@ -118,16 +119,15 @@ class Taking:
         """Our recorder died. The next one resumes; the kill does not wait for it longer than for the first."""
         self._case.story.note("recorder lost", "")
         self._around.log("recorder lost", self._case.id)
-        now = clock.monotonic()
         if self._case.phase is Phase.SEALING:
-            self._around.timers.at(now + _RECORDER_SEALS, self._no_recorder_came)
+            self._await_one_to_seal()
         elif self._case.phase is Phase.CAPTURING and not self._done:
-            self._around.timers.at(now + _RECORDER_COMES, self._no_recorder_came)
+            self._around.timers.at(clock.monotonic() + _RECORDER_COMES, self._none_to_capture)
 
     def wait_for_one_to_seal(self) -> None:
         """Without a recorder there is no record; one may still come."""
         if self.recorder is None or not self.recorder.alive:
-            self._around.timers.at(clock.monotonic() + _RECORDER_SEALS, self._no_recorder_came)
+            self._await_one_to_seal()
 
     def heard(self, message: dict[str, object]) -> None:
         """What our recorder said."""
@@ -158,13 +158,21 @@ class Taking:
             around.log("sealed", case.id)
             case.close()
 
-    def _no_recorder_came(self) -> None:
-        if self.recorder is not None and self.recorder.alive:
-            return
-        if self._case.phase is Phase.CAPTURING and not self._done:
+    def _await_one_to_seal(self) -> None:
+        """From now on; a wait that began with an earlier loss is over."""
+        if self._seal_timer is not None:
+            self._seal_timer.cancel()
+        self._seal_timer = self._around.timers.at(clock.monotonic() + _RECORDER_SEALS, self._none_to_seal)
+
+    def _none_to_capture(self) -> None:
+        alive = self.recorder is not None and self.recorder.alive
+        if not alive and self._case.phase is Phase.CAPTURING and not self._done:
             self._case.story.note("not captured", "there was no recorder")
             self._give_up()
-        elif self._case.phase is Phase.SEALING:
+
+    def _none_to_seal(self) -> None:
+        alive = self.recorder is not None and self.recorder.alive
+        if not alive and self._case.phase is Phase.SEALING:
             self._around.web.event("lost", what="record")
             self._around.log("lost", self._case.id, what="record", detail="there was no recorder")
             self._case.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -404,4 +405,28 @@ def test_the_recorder_is_lost(tmp_path: Path, comes: bool) -> None:
             stage.new_recorder()
             begun(stage, before)
         assert "recorder lost" in events(stage.seal(incident))
+
+
+def test_the_record_waits_for_a_recorder_by_itself(tmp_path: Path) -> None:
+    """Two are lost while evidence is taken, and the kill waits for no third; that wait's end is not the record's, which
+    one that comes some seconds later still writes.
+    """
+    with staged(tmp_path) as stage:
+        stage.lose_recorder()
+        stage.verdict(STUCK)
+        opened = time.monotonic()
+        before = len(stage.recorded)
+        stage.new_recorder()
+        incident, _ = begun(stage, before)
+        # So late that the first wait ends in the kill, and the second when all is gone and the record is to be sealed.
+        stage.until(lambda: time.monotonic() > opened + 0.6, "more than half of the first wait")
+        stage.lose_recorder()
+        lost = time.monotonic()
+        gone(stage)
+        stage.until(lambda: time.monotonic() > lost + 1.5, "each wait for captures is over")
+        before = len(stage.recorded)
+        stage.new_recorder()
+        begun(stage, before)
+        stage.seal(incident)
+        assert not [message for message in stage.web if message.get("name") == "lost"]
         assert stage.incidents() == [incident]
