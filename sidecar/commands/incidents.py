@@ -10,14 +10,15 @@ from typing import Any
 
 import click
 
-from sidecar.commands import incident_folder as folder
 from sidecar.commands import units
 from sidecar.commands.terminal import Refused, printable
+from sidecar.dumps import folder
+from sidecar.dumps.removal import remove
+from sidecar.dumps.rows import row_of
 from sidecar.errors import SettingError
 from sidecar.model import Reason
 from sidecar.policy import retention
 from sidecar.settings import Settings
-from sidecar.system.clock import stamp
 
 _DEFAULT_DUMP_DIR = next(f.default for f in fields(Settings) if f.name == "dump_dir")
 
@@ -57,7 +58,7 @@ def list_incidents(dump_dir: str, reason: str | None, limit: str | None, as_json
     dump = _read(dump_dir)
     chosen = [e for e in dump.entries if reason is None or e.record.get("reason") == known[reason.lower()]][:at_most]
     if as_json:
-        _print_json([_row(entry) for entry in chosen])
+        _print_json([row_of(entry) for entry in chosen])
     else:
         from sidecar.commands import incident_pages
 
@@ -98,7 +99,8 @@ def prune(
     """Remove incidents, oldest first, until every limit given holds.
 
     At least one limit is needed. An incident of the last hour that is not sealed may still be written to and is never
-    removed. On a whole volume the limits are for all pods together. Nothing else in the folder is touched.
+    removed, nor is one that is pinned. On a whole volume the limits are for all pods together. Nothing else in the
+    folder is touched.
     """
     limits = retention.Limits(
         max_count=None if keep is None else _whole_number("--keep", keep, 0),
@@ -110,12 +112,14 @@ def prune(
         raise click.UsageError("prune needs at least one limit: --keep, --max-bytes or --older-than")
     dump = _read(dump_dir)
     by_path = {entry.path: entry for entry in dump.entries}
-    kept = [retention.Kept(id=e.path, bytes=e.bytes, wall=e.wall, sealed=e.sealed) for e in dump.entries]
+    kept = [
+        retention.Kept(id=e.path, bytes=e.bytes, wall=e.wall, sealed=e.sealed, protected=e.pinned) for e in dump.entries
+    ]
     removed, failed = [], {}
     for path in retention.choose(kept, limits):
         try:
             if not dry_run:
-                folder.remove(dump_dir, path)
+                remove(dump_dir, path)
         except FileNotFoundError:
             continue  # a sidecar pruned it meanwhile
         except OSError as error:
@@ -171,30 +175,6 @@ def _one(dump: folder.Dump, wanted: str, dump_dir: str) -> folder.Entry:
         some = ", ".join(e.path for e in found[:3]) + (", ..." if len(found) > 3 else "")
         raise Refused(f"{wanted!r} may be any of {len(found)} incidents: {some}", 1)
     return found[0]
-
-
-def _row(entry: folder.Entry) -> dict[str, Any]:
-    """One incident in `list --json`."""
-    record = entry.record
-    first = folder.first_failure(record)
-    termination = folder.part(record, "termination")
-    return {
-        "id": entry.id,
-        "path": entry.path,
-        "time": stamp(entry.wall),
-        "reason": record.get("reason"),
-        "summary": record.get("summary"),
-        "rank": first.get("rank"),
-        "cause": first.get("cause"),
-        "engine": record.get("engine"),
-        "pod": record.get("pod"),
-        "artifacts": len(folder.parts(record, "artifacts")),
-        "bytes": entry.bytes,
-        "outcome": termination.get("outcome"),
-        "seconds": termination.get("seconds"),
-        "sealed": entry.sealed,
-        "unreadable": entry.unreadable or None,
-    }
 
 
 def _print_json(value: Any) -> None:
