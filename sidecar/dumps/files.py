@@ -33,8 +33,8 @@ class Reading:
     """An open file. `tag` is another one whenever the file may be."""
 
     def __init__(self, fd: int) -> None:
-        info = os.fstat(fd)
         self._fd = fd
+        info = os.fstat(fd)
         self.size = info.st_size
         self.tag = f"{info.st_ino:x}-{info.st_size:x}-{info.st_mtime_ns:x}"
 
@@ -45,6 +45,9 @@ class Reading:
         if self._fd >= 0:
             os.close(self._fd)
         self._fd = -1
+
+    def __del__(self) -> None:
+        self.close()  # an answer whose client left before it began
 
 
 def files_of(root: int, path: str) -> Files:

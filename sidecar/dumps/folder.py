@@ -54,6 +54,9 @@ class Dump:
     closed: tuple[str, ...]
 
 
+Key = tuple[float, str]  # when an incident began, and its path: the order of every list
+
+
 @dataclass(frozen=True, slots=True)
 class Home:
     """An open folder that incidents lie in, a pod's or the dump folder itself; `above` is its path in parts. Only good
@@ -61,10 +64,11 @@ class Home:
 
     fd: int
     above: tuple[str, ...]
-    ids: dict[str, float]
 
-    def path_of(self, name: str) -> str:
-        return "/".join((*self.above, name))
+    def incidents(self) -> list[Key]:
+        """Those in it, in no order."""
+        names = ((name, wall_of(name)) for name in os.listdir(self.fd))
+        return [(wall, "/".join((*self.above, name))) for name, wall in names if wall is not None]
 
 
 def read(folder: str) -> Dump:
@@ -73,19 +77,18 @@ def read(folder: str) -> Dump:
     found = []
     with top(folder) as root:
         for home in homes(root, closed):
-            found += [entry_in(home.fd, name, home.path_of(name), wall) for name, wall in home.ids.items()]
+            found += [entry_in(home.fd, path.rsplit("/", 1)[-1], path, wall) for wall, path in home.incidents()]
     found.sort(key=lambda entry: (entry.wall, entry.path), reverse=True)
     return Dump(tuple(found), tuple(sorted(closed)))
 
 
 def homes(fd: int, closed: list[str], above: tuple[str, ...] = ()) -> Iterator[Home]:
     """The dump folder opened as `fd`, and every pod's below it. Those that may not be looked into go into `closed`."""
-    names = os.listdir(fd)
     if len(above) in (0, 2):
-        yield Home(fd, above, {name: wall for name in names if (wall := wall_of(name)) is not None})
+        yield Home(fd, above)
     if len(above) == 2:
         return
-    for name in names:
+    for name in os.listdir(fd):
         if not is_name(name):
             continue
         try:
