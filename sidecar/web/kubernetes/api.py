@@ -31,8 +31,7 @@ _LOST = {
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`status` is 0 where none came. `trouble` says why it will not do, "" where it will. `found` is the object in it.
-    """
+    """`status` is 0 where none came, `trouble` why it will not do ("" where it will), `found` the object in it."""
 
     status: int
     trouble: str = ""

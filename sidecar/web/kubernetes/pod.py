@@ -19,6 +19,8 @@ from sidecar.settings import Settings
 from sidecar.web.kubernetes.api import WARM_UP, Api
 from sidecar.web.kubernetes.asking import PATIENCE, Call
 
+_NO_HURRY = 10.0  # seconds
+
 # The metadata alone. An API server that cannot leave the rest out sends the whole pod, which will do too.
 _METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json"
 _KINDS = ("PartialObjectMetadata", "Pod")
@@ -79,21 +81,23 @@ class PodStatus:
     def start(self) -> None:
         """Import the client and ask once, in the background. That learns the group, and says early what is wrong."""
         if self._api.reachable and self._warming is None:
-            self._warming = asyncio.ensure_future(self._look("application/json", WARM_UP))
+            self._warming = asyncio.ensure_future(self._look(whole=True))
 
     async def look(self) -> PodLook | None:
         """What the API server says now, or None where it does not say within `PATIENCE` seconds. Never raises."""
-        return await self._look(_METADATA, PATIENCE) if self._api.reachable else None
+        return await self._look(whole=False) if self._api.reachable else None
 
     async def whole(self) -> PodFacts | None:
         """The same for the rest of the pod; what is known of it is `facts`. None where nothing new was said."""
-        looked = await self._look("application/json", PATIENCE) if self._api.reachable else None
+        looked = await self._look(whole=True) if self._api.reachable else None
         return self.facts if looked is not None else None
 
-    async def _look(self, accept: str, seconds: float) -> PodLook | None:
-        call = Call("GET", self.path, accept=accept)
+    async def _look(self, whole: bool) -> PodLook | None:
+        """`whole`: nobody waits for it."""
+        call = Call("GET", self.path, patience=_NO_HURRY) if whole else Call("GET", self.path, accept=_METADATA)
         fine = (404,) if self._last is not None else ()
-        answer = await self._api.ask("get_pod", call, *_KINDS, fine=fine, first=True, seconds=seconds)
+        seconds = WARM_UP if whole else PATIENCE
+        answer = await self._api.ask("get_pod", call, *_KINDS, fine=fine, first=not whole, seconds=seconds)
         if not answer.good:
             return None
         if self._last is not None and answer.status == 404:

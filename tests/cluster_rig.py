@@ -71,10 +71,11 @@ class ApiServer:
 
         self._call(put)
 
-    def pod(self, **metadata: Any) -> None:
-        """Have our pod, with one engine's container that nobody knows yet."""
+    def pod(self, spec: dict[str, Any] | None = None, status: dict[str, Any] | None = None, **metadata: Any) -> None:
+        """Have our pod."""
         meta = {"name": POD, "namespace": NAMESPACE, "uid": UID, **metadata}
-        self.put(PODS, POD, {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": {}, "status": {}})
+        body = {"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec or {}, "status": status or {}}
+        self.put(PODS, POD, body)
 
     def fleet(self, mode: str) -> None:
         """Turn the switch `system/fleet`."""
@@ -128,8 +129,9 @@ class ApiServer:
         self.fail(lambda raw: for_ever() if part in raw.path else None)
 
     def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._over.set)
-        self._thread.join(20)
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._over.set)
+            self._thread.join(20)
 
     def _call(self, function: Callable[[], Any]) -> Any:
         async def call() -> Any:
@@ -159,6 +161,7 @@ class ApiServer:
             self._ready.set()
             await self._over.wait()
             await server.close()
+            await asyncio.sleep(0.1)  # what was closed ends in the loop's next rounds
 
 
 @contextmanager
