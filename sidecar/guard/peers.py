@@ -187,6 +187,8 @@ class Peers:
                 raise TypeError("neither on nor off")
             guard.set_observes(message["observe"])
         elif message["type"] == "containers":
+            if not isinstance(message["names"], dict):
+                raise TypeError("no names by containers")
             names = message["names"].items()
             guard.container_names = {str(i)[:128]: str(name)[:63] for i, name in list(names)[:_MOST_CONTAINERS]}
         elif message["type"] == "deleting":

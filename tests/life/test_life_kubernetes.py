@@ -15,7 +15,7 @@ from cluster_rig import NAMESPACE, POD, PODS, UID, ApiServer, api_server
 from life_parts import Ranks, ask, await_metric, metric
 from liveness_parts import status
 from process_cgroup import PIDS
-from sidecar_process import Sidecar, events_of, eventually
+from sidecar_process import Sidecar, eventually
 
 NAMED = ("--pod-namespace", NAMESPACE, "--pod-name", POD, "--pod-uid", UID, "--captures", "process")
 RULES = {
@@ -162,17 +162,6 @@ def test_a_deletion_that_no_hook_announces(api: ApiServer, tmp_path: Path) -> No
         sidecar.wait("watching", state="restarting")
         assert sidecar.incidents() == []
         assert metric(sidecar, "rank_deaths_total") == 0
-
-
-def test_a_deletion_is_told_in_the_record(api: ApiServer, tmp_path: Path) -> None:
-    """A rank that fails while its pod is deleted is a failure; the record says what else was going on."""
-    with pod(api, tmp_path / "dumps", "--on-rank-death", "capture") as (ranks, sidecar):
-        eventually(lambda: api.asked("GET", "/pods/"), "the pod read")
-        api.pod(deletionTimestamp="2026-11-30T00:00:00Z", finalizers=["test"])
-        ranks.kill(1)
-        record = sidecar.incident()
-        assert record["reason"] == "RankDied"
-        assert "pod deleted" in events_of(record)
 
 
 @pytest.mark.parametrize("way", ["silent", "gone", "forbidden"])

@@ -29,6 +29,7 @@ from sidecar.web.kubernetes.teller import Teller
 from sidecar.web.state import EngineState
 
 _AGAIN = 10.0  # seconds after which a part that failed by a mistake of ours begins anew
+_UNANSWERED = 3  # looks without an answer, after which it is let be
 _LOOK_AGAIN = 1.0  # seconds between two looks whether the pod is being deleted
 
 
@@ -140,12 +141,16 @@ class Cluster:
             self._looking = asyncio.get_running_loop().create_task(self._looks())
 
     async def _looks(self) -> None:
+        unanswered = 0
         while self._look_due:
             self._look_due = False
             looked = await self.pod.look()
             if looked is not None and looked.deleting:
                 self._tell({"type": "deleting"})
                 return
+            if looked is None and unanswered < _UNANSWERED:
+                unanswered += 1
+                self._look_due = True
             await asyncio.sleep(_LOOK_AGAIN)
 
     async def _for_ever(self, part: str, run: Callable[[], Coroutine[Any, Any, None]]) -> None:

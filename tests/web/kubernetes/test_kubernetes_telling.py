@@ -20,6 +20,7 @@ from sidecar.web.kubernetes.api import Api
 from sidecar.web.kubernetes.asking import Asking, Call
 from sidecar.web.kubernetes.cluster import Cluster
 from sidecar.web.kubernetes.fleet import FleetSwitch
+from sidecar.web.state import EngineState, state_from
 
 Script = Callable[["Life"], Awaitable[None]]
 
@@ -338,6 +339,62 @@ def test_the_fleet_switch(api: ApiServer, capfd: pytest.CaptureFixture[str]) -> 
     log = capfd.readouterr().err
     assert log.count("the fleet switch cannot be read") == 1
     assert log.count("mode=observe") == 2
+
+
+def state(*ranks: tuple[int, bool, str], stands: str = "serving", incident: str = "") -> EngineState:
+    """As the guard describes it: each rank is a pid, whether it is up, and its container."""
+    told = [
+        {"role": "scheduler", "rank": f"TP{pid}", "up": up, "pid": pid, "start": 1, "container": container}
+        for pid, up, container in ranks
+    ]
+    return state_from({"state": stands, "incident": incident, "ranks": told})
+
+
+def test_whether_the_pod_is_being_deleted(api: ApiServer, capfd: pytest.CaptureFixture[str]) -> None:
+    """Asked when a rank has gone or an incident has begun, not at rest nor in a drain; the guard is told if it is."""
+
+    async def script(life: Life) -> None:
+        cluster = life.cluster
+        await life.until(lambda: cluster.pod.facts, "the pod read")
+        asked = api.asked("GET")
+        cluster.on_state(state((1, True, ""), (2, True, "")))
+        cluster.on_state(state((1, True, ""), (2, True, ""), (3, True, "")))
+        cluster.on_state(state((1, False, ""), (2, True, ""), stands="draining"))
+        cluster.on_state(state((1, True, ""), (2, True, "")))
+        assert cluster._looking is None
+        cluster.on_state(state((1, False, ""), (2, True, "")))
+        await life.until(lambda: api.asked("GET") == asked + 1, "asked")
+        assert life.told == []
+        api.pod(deletionTimestamp="2026-11-30T00:00:00Z", finalizers=["test"])
+        cluster.on_state(state((2, True, ""), incident="i1"))
+        await life.until(lambda: life.told == [{"type": "deleting"}], "told")
+
+    live(api, script, capfd)
+
+
+def test_containers_have_names(api: ApiServer, capfd: pytest.CaptureFixture[str]) -> None:
+    """The status is asked for when an id appears that is not known, until it has it; a new guard is told again."""
+    one, two = "a" * 64, "b" * 64
+    api.pod(status={"containerStatuses": [{"name": "engine", "containerID": f"containerd://{one}"}]})
+
+    async def script(life: Life) -> None:
+        cluster = life.cluster
+        cluster.on_state(state((1, True, one), (2, True, "")))
+        await life.until(lambda: cluster.names.of(one) == "engine", "known")
+        asked = api.asked("GET")
+        for _ in range(3):
+            cluster.on_state(state((1, True, one)))
+        assert cluster.names._task is not None
+        assert cluster.names._task.done()
+        cluster.on_state(state((1, True, two)))
+        await life.until(lambda: api.asked("GET") > asked, "asked again")
+        api.pod(status={"containerStatuses": [{"name": "engine", "containerID": f"containerd://{two}"}]})
+        await life.until(lambda: cluster.names.of(two) == "engine", "the next container known")
+        assert cluster.names.of(one) == "engine"
+        cluster.on_guard()
+        assert life.told[-1] == {"type": "containers", "names": {one: "engine", two: "engine"}}
+
+    live(api, script, capfd)
 
 
 def test_a_call_that_trickles_ends(api: ApiServer) -> None:
