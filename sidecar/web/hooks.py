@@ -17,7 +17,7 @@ from sidecar.errors import ProtocolError
 from sidecar.log import Log
 from sidecar.messages import Message
 from sidecar.settings import Settings
-from sidecar.web.pod_status import PodStatus
+from sidecar.web.kubernetes.pod import PodStatus
 
 MARGIN = 20.0  # seconds beyond the captures' own deadline: for the API server, the freeze and the sealing
 MOST_WAITING = 16  # calls that wait at once; anybody may call where there is no token
