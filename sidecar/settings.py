@@ -104,7 +104,7 @@ class Settings:
         " as for --health-url. none: they are not read.", kind="url",
     )  # fmt: skip
     termination_grace_period: float | None = _setting(
-        None, "The pod's terminationGracePeriodSeconds, to be checked: a preStop hook takes up to 20 s more than"
+        None, "The pod's terminationGracePeriodSeconds, to be checked: a preStop hook takes up to 10 s more than"
         " --liveness-deadline, and then the engine stops. Unset: read from the API server where the pod may be read.",
         minimum=0.0, maximum=86400.0 * 7, kind="optional",
     )  # fmt: skip

@@ -20,8 +20,8 @@ from sidecar.doctor.remedies import POD, SIDECAR
 from sidecar.doctor.scene import Found, Scene, Step
 from sidecar.settings import Settings
 
-HOOK_PATIENCE = 20.0  # seconds that a hook may take beyond --liveness-deadline
-_WAY_DOWN = 40  # seconds for the engine's own way down, as README's example has it
+HOOK_PATIENCE = 10.0  # seconds that a hook may take beyond --liveness-deadline
+_WAY_DOWN = 50  # seconds for the engine's own way down, as README's example has it
 _MOST_BYTES = 8 << 20
 _SHARE = 0.8  # of the check's time
 _REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
@@ -31,6 +31,7 @@ _NAMES = Remedy(
     "  - {name: POD_NAMESPACE, valueFrom: {fieldRef: {fieldPath: metadata.namespace}}}\n"
     "  - {name: POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}",
 )
+_PROBES = "the engine's liveness and startup probes"
 _SHARED = Remedy(POD, "shareProcessNamespace: true")
 
 
@@ -243,9 +244,18 @@ def _grace(scene: Scene, pod: dict[str, Any] | None) -> Found:
     settings = scene.settings
     grace, source = settings.termination_grace_period, "--termination-grace-period says"
     spec = pod.get("spec") if pod is not None else None
-    told = spec.get("terminationGracePeriodSeconds") if isinstance(spec, dict) else None
-    if isinstance(told, int) and not isinstance(told, bool):
-        grace, source = float(told), "the pod has"
+    if (told := _number(spec, "terminationGracePeriodSeconds")) is not None:
+        grace, source = told, "the pod has"
+    probes = _probes(spec)
+    if probes == []:
+        seen = "the engine has no liveness and no startup probe: the kubelet calls only at a deletion, answered at once"
+        return Found("grace_period", Status.NOT_APPLICABLE, seen)
+    # The probe's own value governs what its failure leads to.
+    own = [_number(probe, "terminationGracePeriodSeconds") for probe in probes or ()]
+    times = [grace if time is None else time for time in own]
+    shortest = min((time for time in times if time is not None), default=None)
+    if shortest is not None and shortest in own:
+        grace, source = shortest, "a probe of the engine has"
     if grace is None:
         if not settings.in_pod and pod is None:
             return Found("grace_period", Status.NOT_APPLICABLE, "not in a pod")
@@ -261,7 +271,30 @@ def _grace(scene: Scene, pod: dict[str, Any] | None) -> Found:
         return Found(
             "grace_period", Status.OK, f"{seen}, which leaves {grace - hook:g} s for the engine's own way down"
         )
-    ways = [Remedy(POD, f"terminationGracePeriodSeconds: {math.ceil(hook) + _WAY_DOWN}")]
+    place = _PROBES if source.startswith("a probe") else POD
+    ways = [Remedy(place, f"terminationGracePeriodSeconds: {math.ceil(hook) + _WAY_DOWN}")]
     if (shorter := math.floor((grace - HOOK_PATIENCE) / 2)) >= 1:
         ways.append(Remedy(SIDECAR, f'env:\n  - {{name: RANKGUARD_LIVENESS_DEADLINE, value: "{shorter}"}}'))
     return Found("grace_period", Status.MISSING, seen, tuple(ways))
+
+
+def _probes(spec: Any) -> list[Any] | None:
+    """The probes whose failure has the kubelet call our hook; None where no container has one."""
+    containers = spec.get("containers") if isinstance(spec, dict) else None
+    hooked = [each for each in containers if _calls_us(each)] if isinstance(containers, list) else []
+    if not hooked:
+        return None
+    probes = (each.get(name) for each in hooked for name in ("livenessProbe", "startupProbe"))
+    return [probe for probe in probes if isinstance(probe, dict)]
+
+
+def _calls_us(container: Any) -> bool:
+    """Whether its preStop hook is ours."""
+    for key in ("lifecycle", "preStop", "httpGet"):
+        container = container.get(key) if isinstance(container, dict) else None
+    return isinstance(container, dict) and container.get("path") == "/hooks/prestop"
+
+
+def _number(data: Any, key: str) -> float | None:
+    value = data.get(key) if isinstance(data, dict) else None
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else None

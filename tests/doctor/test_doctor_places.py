@@ -159,10 +159,10 @@ def test_a_pod_that_does_not_share_its_process_namespace(tmp_path: Path) -> None
 
 
 def test_a_grace_period_that_is_too_short(tmp_path: Path) -> None:
-    """It must hold the hook, --liveness-deadline and 20 s, and something for the engine. Else: what would be right."""
-    short = check(tmp_path, termination_grace_period=80.0, **nothing())
-    long = check(tmp_path, termination_grace_period=81.0, **nothing())
-    quick = check(tmp_path, termination_grace_period=80.0, liveness_deadline=30.0, **nothing())
+    """It must hold the hook, --liveness-deadline and 10 s, and something for the engine. Else: what would be right."""
+    short = check(tmp_path, termination_grace_period=70.0, **nothing())
+    long = check(tmp_path, termination_grace_period=71.0, **nothing())
+    quick = check(tmp_path, termination_grace_period=70.0, liveness_deadline=30.0, **nothing())
     assert statuses(short, "grace_period") == ["missing"]
     assert ways(result(short, "grace_period"))[0] == {"terminationGracePeriodSeconds": 120}
     assert statuses(long, "grace_period") == ["ok"]
@@ -280,6 +280,25 @@ def test_a_pod_that_may_be_read(api: Api, tmp_path: Path) -> None:
     assert api.seen == [("/api/v1/namespaces/models/pods/engine-0", f"Bearer {api.token}")]
     assert statuses(found, "api_access", "grace_period") == ["ok", "missing"]
     assert "the pod has 30 s" in result(found, "grace_period").seen
+
+
+@pytest.mark.parametrize(
+    ("probes", "status", "seen"),
+    [
+        ({}, "not_applicable", "answered at once"),
+        ({"livenessProbe": {"terminationGracePeriodSeconds": 75}}, "ok", "a probe of the engine has 75 s"),
+        ({"livenessProbe": {"terminationGracePeriodSeconds": 70}}, "missing", "a probe of the engine has 70 s"),
+        ({"livenessProbe": {"terminationGracePeriodSeconds": 75}, "startupProbe": {}}, "missing", "the pod has 30 s"),
+    ],
+)
+def test_a_probes_own_grace_period_governs(api: Api, tmp_path: Path, probes: dict, status: str, seen: str) -> None:
+    """What a failed probe leads to is bounded by the probe's value, and by the pod's only where it has none."""
+    hook = {"preStop": {"httpGet": {"path": "/hooks/prestop", "port": 21400}}}
+    spec = {"terminationGracePeriodSeconds": 30, "containers": [{"name": "engine", "lifecycle": hook, **probes}]}
+    api.answer = lambda: (200, {"kind": "Pod", "spec": spec})
+    found = api.checked(tmp_path)
+    assert statuses(found, "grace_period") == [status]
+    assert seen in result(found, "grace_period").seen
 
 
 def test_a_pod_that_may_not_be_read(api: Api, tmp_path: Path) -> None:
