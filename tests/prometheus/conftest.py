@@ -1,0 +1,20 @@
+"""Prometheus' own programs, where this machine can have them; CI must."""
+
+from __future__ import annotations
+
+import os
+
+import prepare_prometheus
+import pytest
+
+
+@pytest.fixture(scope="session")
+def programs() -> prepare_prometheus.Programs:
+    """Debian's prometheus and promtool."""
+    found = prepare_prometheus.programs()
+    if found is not None:
+        return found
+    why = prepare_prometheus.trouble()
+    if os.environ.get("CI"):
+        pytest.fail(why)
+    pytest.skip(why)
