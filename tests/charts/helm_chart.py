@@ -37,7 +37,7 @@ def render_files(
         "name": name,
         "namespace": namespace,
         "is_install": True,
-        "kube_version": f"v{kube_version}.0",
+        "kube_version": f"v{kube_version}" + ".0" * (2 - kube_version.count(".")),
         "api_versions": list(api_versions),
     }
     with helm_python.Chart.load(chart) as loaded:
