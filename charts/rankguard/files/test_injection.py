@@ -81,5 +81,7 @@ while True:
         print(f"a labelled pod in {namespace} gets its sidecar")
         sys.exit(0)
     if time.monotonic() > end:
-        sys.exit(f"a labelled pod in {namespace} gets no sidecar: {trouble}" + "".join(f"\n  {each}" for each in warnings))
+        sys.exit(
+            f"a labelled pod in {namespace} gets no sidecar: {trouble}" + "".join(f"\n  {each}" for each in warnings)
+        )
     time.sleep(2)
