@@ -56,7 +56,7 @@ def test_every_object_is_one_that_the_api_server_takes(newest):
     for case, values in CASES.items():
         version = NEWEST if newest else SINCE.get(case, OLDEST)
         for document in render(values, kube_version=version):
-            text = version + json.dumps(document)
+            text = json.dumps({**document, "metadata": None})
             if text not in seen and document["apiVersion"] != "cert-manager.io/v1":  # the others are most of the work
                 kubernetes_validate.validate(document, ".".join(version.split(".")[:2]), strict=True)
             seen.add(text)
