@@ -24,6 +24,7 @@ _ELSEWHERE = {
     "doctor": "sidecar.commands.doctor",
     "incidents": "sidecar.commands.incidents",
     "run": "sidecar.commands.run",
+    "webhook": "sidecar.commands.webhook",
 }
 
 
