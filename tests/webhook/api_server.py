@@ -188,6 +188,7 @@ class ApiServer:
                     line = json.dumps({"type": kind, "object": found}).encode() + b"\n"
                     handler.wfile.write(f"{len(line):x}\r\n".encode() + line + b"\r\n")
             with self._changed:
-                self._changed.wait_for(lambda: len(self._history) > seen or self.released.is_set())
+                while len(self._history) == seen and not self.released.is_set():
+                    self._changed.wait()
                 batch = self._history[seen:]
                 seen += len(batch)

@@ -59,7 +59,9 @@ def review(pod: Any, **request: Any) -> dict[str, Any]:
 def pod(label: str | None = "true", **metadata: Any) -> dict[str, Any]:
     """One that asks for a GPU, as a ReplicaSet makes it."""
     labels = {"app": "sglang"} | ({"rankguard.dev/inject": label} if label is not None else {})
-    owner = {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "sglang-7d9c6b5f4d", "uid": "u-1", "controller": True}
+    owner = {
+        "apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "sglang-7d9c6b5f4d", "uid": "u-1", "controller": True,
+    }  # fmt: skip
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -143,7 +145,7 @@ class Webhook:
         return int(line["address"].rpartition(":")[2]), int(line["metrics"].rpartition(":")[2])
 
     def ready(self) -> Webhook:
-        eventually(lambda: self.plain("/readyz").status_code == 200, lambda: "ready", 60)
+        eventually(lambda: self.plain("/readyz").status_code == 200, "ready", 60)
         return self
 
     def plain(self, path: str) -> httpx.Response:

@@ -126,7 +126,7 @@ class OwnCertificates:
                 if error.status == 404 and secret is not None:
                     continue  # deleted meanwhile
                 raise
-            self._log("certificates were made" if kept is None else "certificates were renewed")
+            self._log("certificates were written", secret=self._place.secret)
             return wanted
         raise ApiError(409, "it changes faster than it can be read")
 

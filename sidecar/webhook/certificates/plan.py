@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from sidecar.webhook.certificates.authority import BACKDATED, make_ca, make_server
-from sidecar.webhook.certificates.pair import Pair, context, leaf
+from sidecar.webhook.certificates.pair import Pair, leaf
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,8 @@ def from_data(data: Mapping[str, bytes]) -> Kept | None:
 def _sound(kept: Kept, now: datetime) -> bool:
     try:
         for pair in filter(None, (kept.ca, kept.server, kept.next_ca)):
-            context(pair)  # the key belongs to the certificate
+            if load_pem_private_key(pair.key, None).public_key() != leaf(pair).public_key():
+                return False
         if any(leaf(ca).not_valid_after_utc <= now for ca in filter(None, (kept.ca, kept.next_ca))):
             return False
         leaf(kept.server).verify_directly_issued_by(leaf(kept.ca))
