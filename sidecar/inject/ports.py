@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -48,7 +49,8 @@ def ports(spec: Mapping[str, Any], wished: Wishes) -> Ports:
         settings["listen"] = f":{port}"
     # On the node's own network the port for people would be the same for all, too.
     first = port + 1 if host else _API_PORT
-    api = next(each for each in (*range(first, 65536), *range(1024, first)) if each not in taken | {port})
+    candidates = itertools.chain(range(first, 65536), range(1024, first))
+    api = next(each for each in candidates if each != port and each not in taken)
     if api != _API_PORT and "api_listen" not in wished.given:
         settings["api_listen"] = f"127.0.0.1:{api}"
     listen = wished.settings.listen

@@ -15,8 +15,11 @@ _INIT = ("s6-svscan", "s6-overlay-suexec", "s6-linux-init", "systemd", "runit", 
 _INIT_PATHS = ("/init", "/sbin/init", "/usr/sbin/init")
 _BEFORE_A_COMMAND = ("exec", "sudo", "nohup", "setsid", "command", "env", "tini", "dumb-init", "--", "then", "do", "-c")
 _ENDS = re.compile(r"&&|\|\||[;&|\n(){}`]")
+_SCRIPT = re.compile(r"[\s;&|(){}`]")
+_DEEPEST = 4  # scripts in scripts
 _PROC_ONE = re.compile(r"/proc/1(?:/|\b)")
 _CALL_ONE = re.compile(r"\bkill(?:pg)?\s*\(\s*-?1\s*[,)]")
+_WORTH_A_LOOK = re.compile(r"kill|/proc/1|init|runit|s6-|systemd")  # splitting words takes time, and most have none
 _NAMES_OF_SIGNALS = re.compile(r"-(?:[0-9]{1,2}|[A-Za-z][A-Za-z0-9+-]*)")
 
 
@@ -66,6 +69,8 @@ def _refuse_command(where: str, words: Sequence[str]) -> None:
     """In a shared namespace PID 1 is the pod's pause process: a TERM to it restarts every container, and an init that
     has to be PID 1 does not start.
     """
+    if not any(_WORTH_A_LOOK.search(word) for word in words):
+        return
     for command in _simple_commands(words):
         if _kills_one(command):
             raise Skip("SignalsPidOne", f"{where} signals PID 1, which in a shared namespace is the whole pod")
@@ -75,14 +80,14 @@ def _refuse_command(where: str, words: Sequence[str]) -> None:
         raise Skip("SignalsPidOne", f"{where} names PID 1, which in a shared namespace is the pod's pause process")
 
 
-def _simple_commands(words: Sequence[str]) -> Iterator[list[str]]:
-    """The command itself, and each that a shell would find in one of its words."""
+def _simple_commands(words: Sequence[str], depth: int = 0) -> Iterator[list[str]]:
+    """The command itself, and each that a shell would find in one of its words: `sh -c "a; b"`, `trap "a" TERM`."""
     yield _stripped(list(words))
-    for word in words:
-        for part in _ENDS.split(word) if len(words) > 1 else ():
-            yield _stripped(split(part))
-    if len(words) == 1:
-        yield from (_stripped(split(part)) for part in _ENDS.split(words[0]))
+    for before, word in zip(("", *words), words, strict=False):
+        script = _SCRIPT.search(word) or re.fullmatch(r"-[a-z]*c", before)
+        if script and depth < _DEEPEST:
+            for part in _ENDS.split(word):
+                yield from _simple_commands(split(part), depth + 1)
 
 
 def split(text: str) -> list[str]:
