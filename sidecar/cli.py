@@ -23,7 +23,9 @@ _HELP = "See an LLM inference rank die, save the evidence, kill the engine, say 
 _ELSEWHERE = {
     "doctor": "sidecar.commands.doctor",
     "incidents": "sidecar.commands.incidents",
+    "inject": "sidecar.commands.inject",
     "run": "sidecar.commands.run",
+    "webhook": "sidecar.commands.webhook",
 }
 
 

@@ -10,10 +10,11 @@ a key of the file, always, and there `null` is the same as `none`.
 
 from __future__ import annotations
 
+import functools
 import re
 import typing
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import Field as DataclassField
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal
@@ -85,6 +86,33 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Loaded:
     if errors:
         settings = replace(settings, on_rank_death=Action.OBSERVE, on_liveness_failure=Action.OBSERVE)
     return Loaded(settings, tuple(errors), origin)
+
+
+def read(given: Mapping[str, Any], called: Callable[[str], str]) -> tuple[Settings, tuple[SettingError, ...]]:
+    """The settings with what was `given` by setting names, and what is wrong with it, as `run` would find it.
+
+    For whoever checks settings that another process will read, many times: `load` makes its model anew each time.
+    `called` says what an error names a setting. What is refused has its default.
+    """
+    values: dict[str, Any] = {}
+    errors: list[SettingError] = []
+    for name, value in given.items():
+        try:
+            values[name] = _reader(name).validate_python(value)
+        except pydantic.ValidationError as error:
+            complaint = _complaint(name, error.errors(include_url=False)[0])
+            errors.append(SettingError(called(name), _shown(name, value), complaint))
+    settings = replace(Settings(), **values)
+    errors += [SettingError(called(name), getattr(settings, name), why) for name, why in conflicts(settings)]
+    return settings, tuple(errors)
+
+
+def conflicts(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Settings that are right by themselves and cannot be together: the one to blame, and why."""
+    if settings.stall_limit < settings.stall_timeout:
+        yield "stall_limit", f"it takes at least --stall-timeout, {settings.stall_timeout:g}"
+    if settings.api_listen and not settings.api_token_file and not listening.parse(settings.api_listen).loopback:
+        yield "api_listen", "beyond loopback it takes a token: give --api-token-file, or listen on 127.0.0.1"
 
 
 def allowed(name: str) -> str:
@@ -161,6 +189,13 @@ class _Source(PydanticBaseSettingsSource):
 
     def __call__(self) -> dict[str, Any]:
         return self._given
+
+
+@functools.cache
+def _reader(name: str) -> pydantic.TypeAdapter[Any]:
+    """What reads this one setting."""
+    hint = typing.get_type_hints(Settings)[name]
+    return pydantic.TypeAdapter(_annotated(hint, _FIELDS[name]), config=pydantic.ConfigDict(allow_inf_nan=False))
 
 
 def _annotated(hint: Any, field: DataclassField[Any]) -> Any:

@@ -14,9 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.commands import incident_folder, units
+from sidecar.commands import units
 from sidecar.commands.run import package_root
 from sidecar.commands.terminal import printable
+from sidecar.dumps import folder as dump_folder
+from sidecar.dumps.removal import remove
+from sidecar.dumps.rows import row_of
 from sidecar.model import (
     Action,
     Artifact,
@@ -138,13 +141,13 @@ def test_list_is_newest_first_with_one_line_each(tmp_path):
 
 def test_list_json_is_for_machines(tmp_path):
     home = put(tmp_path, incident(1))
-    (row,) = json.loads(cli("list", "--json", "--dump-dir", str(tmp_path)))
-    assert row == {
+    (found,) = json.loads(cli("list", "--json", "--dump-dir", str(tmp_path)))
+    assert found == {
         "id": home.name,
         "path": home.name,
-        "time": row["time"],
+        "time": found["time"],
         "reason": "RankDied",
-        "summary": row["summary"],
+        "summary": found["summary"],
         "rank": "TP3",
         "cause": "sigkill",
         "engine": "sglang",
@@ -154,10 +157,11 @@ def test_list_json_is_for_machines(tmp_path):
         "outcome": "still_alive",
         "seconds": 60.5,
         "sealed": True,
+        "pinned": False,
         "unreadable": None,
     }
-    assert row["time"].startswith(time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(NOW - HOUR)))
-    assert "TP3" in row["summary"]
+    assert found["time"].startswith(time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(NOW - HOUR)))
+    assert "TP3" in found["summary"]
 
 
 def test_list_chooses_by_reason_and_number(tmp_path):
@@ -202,8 +206,8 @@ def test_an_empty_folder_and_none_at_all(tmp_path):
 # ---- hostile folders
 
 
-def entries(folder: Path) -> dict[str, incident_folder.Entry]:
-    return {entry.path: entry for entry in incident_folder.read(str(folder)).entries}
+def entries(folder: Path) -> dict[str, dump_folder.Entry]:
+    return {entry.path: entry for entry in dump_folder.read(str(folder)).entries}
 
 
 BAD_RECORDS = {
@@ -330,16 +334,15 @@ rows_of_json = st.lists(st.dictionaries(st.sampled_from(INNER_KEYS), json_values
 def test_any_json_is_shown_or_called_unreadable(tmp_path_factory, changes):
     """Whatever a record's values are, reading raises nothing, and what was accepted can be shown."""
     from sidecar.commands import incident_pages
-    from sidecar.commands.incidents import _row
 
     folder = tmp_path_factory.mktemp("dump")
     home = put(folder, incident(1))
     record = json.loads((home / "incident.json").read_bytes())
     (home / "incident.json").write_text(json.dumps(record | changes))
-    (entry,) = incident_folder.read(str(folder)).entries
+    (entry,) = dump_folder.read(str(folder)).entries
     incident_pages.print_table(str(folder), [entry])
     incident_pages.print_page(str(folder), entry)
-    json.dumps(_row(entry))
+    json.dumps(row_of(entry))
 
 
 # ---- show
@@ -471,7 +474,7 @@ def test_only_an_incidents_path_can_be_removed(tmp_path, path):
     made = incident(1)
     put(tmp_path / "dump", made)
     with pytest.raises((ValueError, FileNotFoundError)):
-        incident_folder.remove(str(tmp_path / "dump"), path.format(id=made.id))
+        remove(str(tmp_path / "dump"), path.format(id=made.id))
     assert (tmp_path / "dump" / made.id / "incident.json").exists()
 
 

@@ -19,16 +19,9 @@ from rich.table import Table
 from rich.text import Text
 
 from sidecar.commands import units
-from sidecar.commands.incident_folder import (
-    Entry,
-    first_failure,
-    number,
-    part,
-    parts,
-    seconds_of,
-    text,
-)
 from sidecar.commands.terminal import console, printable
+from sidecar.dumps.folder import Entry
+from sidecar.dumps.values import first_failure, number, part, parts, seconds_of, text
 
 _BAD = "bold red"
 _GOOD = "green"

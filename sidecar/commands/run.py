@@ -180,6 +180,7 @@ def _checked(loaded: Loaded) -> tuple[Settings, list[UsageError]]:
     settings = loaded.settings
     settings = replace(settings, dump_dir=os.path.abspath(settings.dump_dir))
     errors: list[UsageError] = []
+    from sidecar.config import conflicts
 
     def refuse(name: str, why: str, **instead: Any) -> None:
         nonlocal settings
@@ -200,12 +201,9 @@ def _checked(loaded: Loaded) -> tuple[Settings, list[UsageError]]:
     if token_refused:
         # A token was wanted: without it the people's port stays shut rather than open to everyone in the pod.
         settings = replace(settings, api_listen=None)
-    if settings.stall_limit < settings.stall_timeout:
-        why = f"it takes at least --stall-timeout, {settings.stall_timeout:g}"
-        refuse("stall_limit", why, stall_limit=max(_default("stall_limit"), settings.stall_timeout))
-    if settings.api_listen and not settings.api_token_file and not listening.parse(settings.api_listen).loopback:
-        why = "beyond loopback it takes a token: give --api-token-file, or listen on 127.0.0.1"
-        refuse("api_listen", why, api_listen=_default("api_listen"))
+    for name, why in tuple(conflicts(settings)):
+        usual = _default(name)
+        refuse(name, why, **{name: max(usual, settings.stall_timeout) if name == "stall_limit" else usual})
     return settings, errors
 
 

@@ -72,7 +72,7 @@ def from_file(path: str | None, called: str, errors: list[UsageError]) -> dict[s
     if path is None:
         return {}
     try:
-        keys = _read_file(path)
+        keys = read_keys(path)
     except ValueError as error:
         errors.append(SettingError(called, path, str(error)))
         return {}
@@ -96,7 +96,7 @@ def from_file(path: str | None, called: str, errors: list[UsageError]) -> dict[s
     return given
 
 
-def _read_file(path: str) -> list[tuple[Any, Any, int]]:
+def read_keys(path: str) -> list[tuple[Any, Any, int]]:
     """The file's keys, values and line numbers, in order. Raises `ValueError` with what is wrong, without any of the
     file's text."""
     import yaml  # only here: most have no file

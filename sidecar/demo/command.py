@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sidecar.commands import incident_folder
 from sidecar.demo.screen import Screen
 from sidecar.demo.standin import StandIn, StandInError
 from sidecar.demo.watcher import Sample, Watcher
+from sidecar.dumps import folder as dump_folder
+from sidecar.dumps import values
+from sidecar.dumps.folder import Entry
 from sidecar.system.subreaper import become_subreaper
 
 VICTIM = "TP2"
@@ -153,10 +155,10 @@ def _clean_up(standin: StandIn | None, watcher: Watcher | None, course: _Course)
             course.broken.append(str(error))
 
 
-def _incident(dump_dir: Path, standin: StandIn | None, course: _Course) -> incident_folder.Entry | None:
+def _incident(dump_dir: Path, standin: StandIn | None, course: _Course) -> Entry | None:
     """The one incident, held against what was promised of it."""
     try:
-        entries = incident_folder.read(str(dump_dir)).entries
+        entries = dump_folder.read(str(dump_dir)).entries
     except OSError:
         entries = ()
     if standin is None or not course.killed_at:
@@ -170,12 +172,12 @@ def _incident(dump_dir: Path, standin: StandIn | None, course: _Course) -> incid
         return None
     if not entry.sealed:
         course.broken.append("the record is not sealed")
-    first: dict[str, Any] = incident_folder.first_failure(entry.record)
+    first: dict[str, Any] = values.first_failure(entry.record)
     if first.get("rank") != VICTIM or first.get("cause") != "sigkill":
         course.broken.append(f"the record says that {first.get('rank')} died first, of {first.get('cause')}")
     stacks = {
         artifact.get("rank")
-        for artifact in incident_folder.parts(entry.record, "artifacts")
+        for artifact in values.parts(entry.record, "artifacts")
         if str(artifact.get("kind")).startswith("pyspy") and artifact.get("status") == "captured"
     }
     if missing := sorted({rank.label for rank in standin.ranks} - {VICTIM} - stacks):

@@ -14,10 +14,12 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from sidecar.commands import incident_folder, units
+from sidecar.commands import units
 from sidecar.commands.terminal import console, printable
 from sidecar.demo.standin import Process, StandIn
 from sidecar.demo.watcher import Sample
+from sidecar.dumps import values
+from sidecar.dumps.folder import Entry
 
 _DIM, _BAD, _GOOD, _HEAD = "dim", "bold red", "green", "bold"
 _NAMES = {"sglang": "SGLang", "vllm": "vLLM"}
@@ -80,11 +82,11 @@ class Screen:
         elif line.get("incident"):
             self._moment(ms, str(event), " ".join(f"{k}={v}" for k, v in line.items() if k not in _ROUTINE), _DIM)
 
-    def record(self, entry: incident_folder.Entry, killed_at: float) -> None:
+    def record(self, entry: Entry, killed_at: float) -> None:
         """The sentence, the times as the record has them, and the files."""
         record = entry.record
-        self._section("What is on record", _text(incident_folder.text(record, "summary"), _HEAD))
-        steps = incident_folder.parts(record, "timeline")
+        self._section("What is on record", _text(values.text(record, "summary"), _HEAD))
+        steps = values.parts(record, "timeline")
         captured = [step for step in steps if step.get("event") == "captured"]
         table = _table("MS", "EVENT", "DETAIL")
         table.columns[0].justify = "right"
@@ -92,17 +94,17 @@ class Screen:
             if step.get("event") != "captured":
                 table.add_row(
                     _since(step, killed_at),
-                    _text(incident_folder.text(step, "event")),
-                    _text(incident_folder.text(step, "detail")),
+                    _text(values.text(step, "event")),
+                    _text(values.text(step, "detail")),
                 )
             elif step is captured[0]:  # there are some for each process: one line for all of them
                 detail = f"{len(captured)} pieces of evidence from here to {_since(captured[-1], killed_at)}"
                 table.add_row(_since(step, killed_at), "captured", detail)
         self._section(None, table)
 
-    def stack(self, dump_dir: Path, entry: incident_folder.Entry, rank: str) -> None:
+    def stack(self, dump_dir: Path, entry: Entry, rank: str) -> None:
         """The innermost frames of one survivor's main thread."""
-        text = _stack(dump_dir / entry.path, incident_folder.parts(entry.record, "artifacts"), rank)
+        text = _stack(dump_dir / entry.path, values.parts(entry.record, "artifacts"), rank)
         if text:
             self._section(f"Where {rank} stood when the other one died", _text(text))
 
@@ -125,7 +127,7 @@ class Screen:
                 None, _text(f"{ended} more series ended with the engine: rankguard_rank_up and the like.", _DIM)
             )
 
-    def next_steps(self, folder: Path, dump_dir: Path, entry: incident_folder.Entry) -> None:
+    def next_steps(self, folder: Path, dump_dir: Path, entry: Entry) -> None:
         where = dump_dir / entry.path
         table = _table()
         for path in sorted(path for path in where.rglob("*") if path.is_file()):
@@ -206,7 +208,7 @@ def _wall(stamp: object) -> float:
 
 
 def _since(step: dict[str, Any], killed_at: float) -> str:
-    at = incident_folder.seconds_of(step, "at")
+    at = values.seconds_of(step, "at")
     return "" if at is None else f"{(at - killed_at) * 1000:.1f}"
 
 
@@ -220,8 +222,8 @@ def _number(value: float | None) -> Text:
 
 def _stack(folder: Path, artifacts: list[dict[str, Any]], rank: str) -> str:
     for artifact in artifacts:
-        path = incident_folder.text(artifact, "path")
-        is_stack = incident_folder.text(artifact, "kind").startswith("pyspy") and path.endswith(".txt")
+        path = values.text(artifact, "path")
+        is_stack = values.text(artifact, "kind").startswith("pyspy") and path.endswith(".txt")
         inside = bool(path) and ".." not in Path(path).parts and not Path(path).is_absolute()
         if is_stack and inside and artifact.get("rank") == rank:
             lines = (folder / path).read_text(errors="replace").splitlines()

@@ -9,7 +9,8 @@ longest, and every other is a *repeat*. What goes, and in which order:
 
 Within each step the oldest go first, and no more than needed. An incident without a signature is its own first. An
 unsealed incident younger than `protect_unsealed_seconds` may still be written to: it never goes, but its bytes and its
-place count. Another pod's incident goes by its age alone; its bytes count, its place does not.
+place count. The same holds for one that a person has pinned, whatever its age. Another pod's incident goes by its age
+alone; its bytes count, its place does not.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 
 from sidecar.model import PodInfo
 
+PINNED = ".pinned"  # a file of this name in an incident's folder: a person wants it kept
 VOLUME_SHARE = 0.8  # of an emptyDir's sizeLimit: going over the limit evicts the engine's pod (seen)
 
 

@@ -326,7 +326,7 @@ class Store:
             newest = max((kept for kept in found.kept if not kept.others), key=lambda kept: kept.wall, default=None)
             if newest is not None and (self._max_age is None or now - newest.wall <= self._max_age):
                 fixed.add(newest.id)
-        return [replace(kept, protected=kept.id in fixed) for kept in found.kept]
+        return [replace(kept, protected=kept.protected or kept.id in fixed) for kept in found.kept]
 
     def _modest(self, wanted: int) -> int:
         """Half of the quota at most, so that what is there is not all given up for what may come."""

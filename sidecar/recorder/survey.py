@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sidecar.model import PodInfo, incident_from
-from sidecar.policy.retention import Kept, of_another_pod
+from sidecar.policy.retention import PINNED, Kept, of_another_pod
 from sidecar.policy.throttle import EXEMPT, Earlier
 from sidecar.recorder import files
 
@@ -173,6 +173,7 @@ def _look(root: int, name: str, wall: float, pod: PodInfo) -> _Found:
                 guard = None  # of a former pod of our name: none of its processes is in our namespace
         sealed = not locked and files.has(folder, RECORD)  # without either, its recorder has only just made it
         collapsed = head.get("collapsed") is True
+        pinned = files.has(folder, PINNED)
         if not others and (sealed or (locked and held is False)):
             size = _tidied(root, name, folder, size, collapsed)
     finally:
@@ -182,7 +183,7 @@ def _look(root: int, name: str, wall: float, pod: PodInfo) -> _Found:
     signature = head.get("signature")
     kept = Kept(
         name, size.total, wall, sealed, signature if isinstance(signature, str) else "", full=count == 0,
-        collapsed=collapsed, core=size.top, others=others,
+        collapsed=collapsed, core=size.top, others=others, protected=pinned,
     )  # fmt: skip
     counts = head.get("reason") not in _EXEMPT and isinstance(count, int) and bool(head)
     return _Found(kept, held is True, guard, count if counts else None)

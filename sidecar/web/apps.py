@@ -1,4 +1,5 @@
-"""The two ports: `machine_app` for scrapers and probes, `people_app` for people. Handlers read memory only."""
+"""The two ports: `machine_app` for scrapers and probes, `people_app` for people. Handlers read memory only;
+those of incidents read the volume, on threads (`library`)."""
 
 from __future__ import annotations
 
@@ -10,6 +11,20 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from prometheus_client.exposition import gzip_accepted
 from starlette.exceptions import HTTPException
+
+from sidecar.web.incidents import add_incidents
+from sidecar.web.library import Library
+
+_HELLO = """Rankguard, beside an engine. This port has an API, in JSON:
+
+GET  /api/v1/status                                what is watched, and how it is
+GET  /api/v1/ranks                                 the ranks
+GET  /api/v1/incidents                             a page of incidents, newest first
+GET  /api/v1/incidents/{id}                        one incident's record
+GET  /api/v1/incidents/{id}/artifacts/{path}       one of its files
+GET  /api/v1/incidents/{id}/bundle                 all of them, as .tar.gz
+POST /api/v1/captures                              save the evidence of the engine as it is now
+"""
 
 
 class View(Protocol):
@@ -29,7 +44,7 @@ def machine_app(view: View) -> FastAPI:
     """GET and HEAD of /metrics, /healthz, /readyz and /livez, GET of /hooks/prestop, in plain text; 405 for every other
     method.
     """
-    app = _bare_app()
+    app = bare_app()
 
     async def metrics(request: Request) -> Response:
         compress = gzip_accepted(request.headers.get("accept-encoding", ""))
@@ -66,34 +81,48 @@ def machine_app(view: View) -> FastAPI:
     return app
 
 
-def people_app(view: View) -> FastAPI:
+def people_app(view: View, library: Library) -> FastAPI:
     """The API under /api/v1, in JSON, errors too: `{"error": "what was wrong"}`."""
-    app = _bare_app()
+    app = people_base(library, _HELLO)
 
     async def status() -> Response:
-        return _json(view.status())
+        return json_answer(view.status())
 
     async def ranks() -> Response:
-        return _json({"ranks": view.ranks()})
+        return json_answer({"ranks": view.ranks()})
 
     async def captures() -> Response:
         if not view.request_capture():
-            return _json({"error": "the guard is not running"}, 503)
-        return _json({"status": "accepted"}, 202)
-
-    async def refused(_: Request, error: Exception) -> Response:
-        code, text, headers = _told(error)
-        return _json({"error": text}, code, headers)
+            return json_answer({"error": "the guard is not running"}, 503)
+        return json_answer({"status": "accepted"}, 202)
 
     app.add_api_route("/api/v1/status", status, methods=["GET", "HEAD"], response_model=None)
     app.add_api_route("/api/v1/ranks", ranks, methods=["GET", "HEAD"], response_model=None)
     app.add_api_route("/api/v1/captures", captures, methods=["POST"], response_model=None)
+    return app
+
+
+def people_base(library: Library, hello: str) -> FastAPI:
+    """What the sidecar's port for people and the viewer's have in common: the incidents, and errors in JSON. `hello`
+    is what GET / says.
+    """
+    app = bare_app()
+
+    async def root() -> Response:
+        return Response(hello, media_type="text/plain")
+
+    async def refused(_: Request, error: Exception) -> Response:
+        code, text, headers = _told(error)
+        return json_answer({"error": text}, code, headers)
+
+    app.add_api_route("/", root, methods=["GET", "HEAD"], response_model=None)
+    add_incidents(app, library, json_answer)
     app.add_exception_handler(HTTPException, refused)
     app.add_exception_handler(Exception, refused)
     return app
 
 
-def _bare_app() -> FastAPI:
+def bare_app() -> FastAPI:
     return FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False)
 
 
@@ -101,7 +130,7 @@ def _line(good: bool, text: str) -> Response:
     return Response(text + "\n", 200 if good else 503, {"cache-control": "no-store"}, media_type="text/plain")
 
 
-def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+def json_answer(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     # ASCII only: a title with lone surrogates would not encode.
     return Response(json.dumps(value), status, headers, media_type="application/json")
 

@@ -22,6 +22,7 @@ from sidecar.web.worker import Worker
 
 PATIENCE = 2.0  # seconds for one read or write until the volume counts as silent
 RETRY_FIRST, RETRY_MOST = 1.0, 60.0  # seconds between attempts on a volume that fails
+SIGN_OF_LIFE = 3600.0  # seconds between writes at the least: a folder without any for hours is a dead pod's
 JOURNAL_MOST = 4096  # events kept to be compared with a file that is read late
 
 T = TypeVar("T")
@@ -54,18 +55,21 @@ class Ledger:
         self._failing = ""  # why the volume does not take the counts, "" while it does
         self._retry_in = RETRY_FIRST
         self._retry: asyncio.TimerHandle | None = None
+        self._sign: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
 
     async def start(self, seconds: float) -> None:
         """Read the file; return when it was read, or after `seconds` all the same (it is merged when it comes)."""
         self._kick()
+        self._sign = asyncio.get_running_loop().call_later(SIGN_OF_LIFE, self._give_sign)
         if self._task is not None:
             await asyncio.wait({self._task}, timeout=seconds)
 
     async def stop(self, seconds: float) -> None:
         """Write what is not written yet, for at most `seconds`."""
-        if self._retry is not None:
-            self._retry.cancel()
+        for timer in (self._retry, self._sign):
+            if timer is not None:
+                timer.cancel()
         if self._dirty:
             self._kick()
         if self._task is not None:
@@ -97,6 +101,12 @@ class Ledger:
             self._ack(epoch, seq)
         else:
             self._pending[epoch] = seq
+            self._kick()
+
+    def _give_sign(self) -> None:
+        self._sign = asyncio.get_running_loop().call_later(SIGN_OF_LIFE, self._give_sign)
+        self._dirty = True
+        if not self._failing:
             self._kick()
 
     def _kick(self) -> None:
@@ -138,6 +148,7 @@ class Ledger:
 
     def _take_over(self, kept: Kept) -> None:
         self._loaded = True
+        self._dirty = True  # the zeros too: who sums over a volume sees the pod before its first failure
         if kept.broken:
             self._log("the counters' file is broken; it was set aside, and counting starts at 0",
                       path=self._file.path, error=kept.broken)  # fmt: skip

@@ -32,15 +32,18 @@ from sidecar.web.gate import Gate, TokenFile
 from sidecar.web.hooks import Hooks
 from sidecar.web.keeper import CountersFile, counters_path
 from sidecar.web.ledger import Ledger
+from sidecar.web.library import Library
 from sidecar.web.link import PATIENCE, GuardLink
 from sidecar.web.listen import adopt, bind_patiently, is_loopback
 from sidecar.web.liveness.monitor import Monitor
 from sidecar.web.metrics import Metrics
 from sidecar.web.pod_status import PodStatus
+from sidecar.web.pool import Pool
 from sidecar.web.server import App, QuietServer
 from sidecar.web.state import EngineState, state_from
 
 LOAD_SECONDS = 1.0  # the start waits this long for the counters on the volume, so that no scrape sees a 0 before them
+RECORD_LIMIT = 4 << 20  # bytes of a record that is read here, beside everything else; the viewer takes more
 FLUSH_SECONDS = 1.0  # the end waits this long for the last write
 
 
@@ -96,7 +99,8 @@ class Web:
         monitoring = asyncio.create_task(self._monitor.run())
         rounds = asyncio.create_task(self._doctor.run())
         self._pod.start()
-        people = Gate(people_app(self), token)
+        library = Library(settings.dump_dir, Pool("incidents"), RECORD_LIMIT)
+        people = Gate(people_app(self, library), token)
         ports = {
             "listen": asyncio.create_task(
                 self._port("listen", settings.listen, machine_app(self), loopback_only=False)

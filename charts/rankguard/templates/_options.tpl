@@ -84,3 +84,12 @@ settings:
 {{- define "rankguard.dumpsNamespace" -}}
 {{- .Values.dumps.namespace | default .Release.Namespace -}}
 {{- end }}
+
+{{/* What viewer and prune are named: in another namespace than the release's with that in it. */}}
+{{- define "rankguard.dumpsName" -}}
+{{- if eq (include "rankguard.dumpsNamespace" .) .Release.Namespace -}}
+{{- include "rankguard.fullname" . -}}
+{{- else -}}
+{{- include "rankguard.clusterName" . -}}
+{{- end -}}
+{{- end }}

@@ -39,7 +39,7 @@ pod = {
 }
 
 
-def asked():
+def asked() -> tuple[dict, list[str]]:
     """What the API server would make of the pod, and its warnings."""
     host, port = os.environ["KUBERNETES_SERVICE_HOST"], os.environ["KUBERNETES_SERVICE_PORT"]
     host = f"[{host}]" if ":" in host else host
@@ -59,7 +59,7 @@ def asked():
         raise OSError(f"the API server answered {error.code}: {error.read(2000).decode(errors='replace')}") from error
 
 
-def found(made):
+def found(made: dict) -> str | None:
     """None where the sidecar is there, else what is known of why it is not."""
     spec, annotations = made["spec"], made["metadata"].get("annotations", {})
     containers = spec.get("initContainers", []) + spec["containers"]
@@ -81,5 +81,7 @@ while True:
         print(f"a labelled pod in {namespace} gets its sidecar")
         sys.exit(0)
     if time.monotonic() > end:
-        sys.exit(f"a labelled pod in {namespace} gets no sidecar: {trouble}" + "".join(f"\n  {each}" for each in warnings))
+        sys.exit(
+            f"a labelled pod in {namespace} gets no sidecar: {trouble}" + "".join(f"\n  {each}" for each in warnings)
+        )
     time.sleep(2)
