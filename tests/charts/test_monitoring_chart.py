@@ -16,6 +16,7 @@ OPERATOR = (
     "monitoring.coreos.com/v1/PodMonitor",
     "monitoring.coreos.com/v1/PrometheusRule",
 )
+PAGE = CHART.parents[1] / "docs" / "monitoring.md"
 RULES = yaml.safe_load((CHART / "files" / "monitoring" / "rules.yaml").read_text())
 OBJECTS = ("PodMonitor", "PrometheusRule")
 VIEWER = {"viewer": {"enabled": True}, "dumps": {"claim": "dumps", "namespace": "ml"}}
@@ -209,6 +210,57 @@ def test_the_dashboard_is_the_file_where_grafana_looks() -> None:
     assert the(monitoring(), "ConfigMap")["metadata"]["namespace"] == NAMESPACE
     labelled = monitoring({"dashboard": {"labels": {"dashboards": "yes"}}})
     assert the(labelled, "ConfigMap")["metadata"]["labels"]["dashboards"] == "yes"
+
+
+def test_the_values_in_the_docs_do_what_they_say() -> None:
+    (text,) = re.findall(r"^```yaml\n(monitoring:\n.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    values = yaml.safe_load(text)["monitoring"]
+    found = monitoring(values)
+    assert {each["metadata"]["labels"]["release"] for each in found} == {"kube-prometheus-stack"}
+    alerts = {
+        rule["alert"]: rule for group in the(found, "PrometheusRule")["spec"]["groups"] for rule in group["rules"]
+    }
+    assert "RankguardEvidenceLimited" not in alerts
+    assert alerts["RankguardRankDied"]["labels"]["severity"] == "critical"
+    assert alerts["RankguardVolumeFilling"]["expr"].endswith("< 5e9")
+
+
+# Another value for each of the section.
+OTHER_VALUES: dict[str, Any] = {
+    "labels": {"release": "kps"},
+    "podMonitor.enabled": False,
+    "podMonitor.labels": {"team": "ml"},
+    "podMonitor.namespaces": ["prod"],
+    "podMonitor.selector": {"matchLabels": {"app": "vllm"}},
+    "podMonitor.interval": "30s",
+    "podMonitor.scrapeTimeout": "5s",
+    "podMonitor.filterRunning": False,
+    "podMonitor.podTargetLabels": ["app"],
+    "podMonitor.relabelings": [{"action": "labeldrop", "regex": "x"}],
+    "podMonitor.metricRelabelings": [{"action": "labeldrop", "regex": "x"}],
+    "prometheusRule.enabled": False,
+    "prometheusRule.labels": {"team": "ml"},
+    "prometheusRule.runbookBaseUrl": "https://git.example.org",
+    "prometheusRule.alertLabels": {"team": "ml"},
+    "prometheusRule.disabled": ["RankguardRankDied"],
+    "prometheusRule.overrides": {"RankguardRankDied": {"for": "1m"}},
+    "dashboard.enabled": False,
+    "dashboard.namespace": "grafana",
+    "dashboard.labels": {"board": "yes"},
+    "dashboard.annotations": {"grafana_folder": "GPU"},
+}
+
+
+def test_each_value_does_something() -> None:
+    """Every value of the section in values.yaml, set to another, renders something else."""
+    section = yaml.safe_load((CHART / "values.yaml").read_text())["monitoring"]
+    objects = {"podMonitor", "prometheusRule", "dashboard"}
+    there = {f"{name}.{key}" for name in objects for key in section[name]} | set(section) - objects
+    assert set(OTHER_VALUES) == there
+    default = monitoring()
+    for path, value in OTHER_VALUES.items():
+        name, _, key = path.partition(".")
+        assert monitoring({name: {key: value} if key else value}) != default, path
 
 
 @pytest.mark.parametrize(
