@@ -35,8 +35,8 @@ async def main(port: int, ca: str, review: bytes, connections: int, rounds: int)
         took = time.perf_counter() - began
         length = int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0])
         body = await reader.readexactly(length)
-        if b" 200 " not in head.split(b"\r\n")[0] or b'"patch"' not in body:
-            raise SystemExit(f"no patch: {head[:100]!r} {body[:300]!r}")
+        if b" 200 " not in head.split(b"\r\n")[0] or b'"Injected"' not in body:
+            raise SystemExit(f"no sidecar: {head[:100]!r} {body[:300]!r}")
         return took
 
     seconds = []

@@ -9,14 +9,11 @@ Whatever goes wrong on the way lets the pod through as it is, with a warning to 
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any
 
-from sidecar.inject.options import Options
-from sidecar.inject.pod import inject
 from sidecar.inject.words import LABEL, Place
 from sidecar.log import Log
 from sidecar.webhook import review as reviews
@@ -24,10 +21,11 @@ from sidecar.webhook.claims import Claims, claims_wanted
 from sidecar.webhook.events import Event, Events, about
 from sidecar.webhook.namespaces import SAFEST, Namespaces
 from sidecar.webhook.options_file import OptionsFile
-from sidecar.webhook.patch import json_patch
 from sidecar.webhook.review import Review
+from sidecar.webhook.work import Recent, token, work
 
 SYSTEM_NAMESPACES = frozenset({"kube-system", "kube-public", "kube-node-lease"})
+QUIET = frozenset({"AlreadyInjected", "OptedOut", "NoLabel", "NotAPod"})  # what nobody has to be told
 LARGE = 256 * 1024  # bytes; a larger review is worked on aside, so that the others are answered meanwhile
 
 
@@ -38,17 +36,6 @@ class Answer:
     body: bytes
     outcome: str
     reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Worked:
-    """What injection made of a pod: a patch, or none."""
-
-    patch: tuple[dict[str, Any], ...]
-    injected: bool
-    reason: str
-    message: str
-    warnings: tuple[str, ...]
 
 
 class Admission:
@@ -65,6 +52,7 @@ class Admission:
         self._executor = executor
         self._never = SYSTEM_NAMESPACES | ({own_namespace} if own_namespace else set())
         self._log = log
+        self._recent = Recent()
 
     async def answer(self, body: bytes) -> Answer:
         """Raises `review.NoReview` where there is nothing that could be answered."""
@@ -111,11 +99,14 @@ class Admission:
             enforce=SAFEST if enforce is None else enforce,
             owner_kind=_owner_kind(review.pod),
             claims=claims,
-            token=secrets.token_urlsafe(24),
         )
-        worked = await self._aside(work, review.pod, options, place) if large else work(review.pod, options, place)
+        worked = (
+            await self._aside(work, review.pod, options, place, token())
+            if large
+            else self._recent.work(review.pod, options, place)
+        )
         warnings += worked.warnings
-        if not worked.injected and worked.reason != "AlreadyInjected":
+        if not worked.injected and worked.reason not in QUIET:
             text = f"no sidecar: {worked.reason}: {worked.message}"
             warnings.insert(0, text)
             self._tell(review, "InjectionSkipped", text)
@@ -133,22 +124,6 @@ class Admission:
 
     async def _aside(self, function: Any, *args: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._executor, function, *args)
-
-
-def work(pod: Any, options: Options, place: Place) -> Worked:
-    """Pure, but for the time that it takes."""
-    pod = _without_history(pod)
-    injection = inject(pod, options, place)
-    patch = tuple(json_patch(pod, injection.pod)) if injection.pod else ()  # {}: it is no pod
-    return Worked(patch, injection.injected, injection.reason, injection.message, tuple(injection.warnings))
-
-
-def _without_history(pod: Any) -> Any:
-    """Without managedFields, which are often half of a pod, are nobody's business here, and would be copied."""
-    metadata = _mapping(pod).get("metadata")
-    if not isinstance(metadata, dict) or "managedFields" not in metadata:
-        return pod
-    return {**pod, "metadata": {key: value for key, value in metadata.items() if key != "managedFields"}}
 
 
 def _wants(pod: Any) -> bool:

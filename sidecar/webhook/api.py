@@ -63,8 +63,10 @@ class Api:
                 data += chunk
                 if len(data) > MOST_BYTES or time.monotonic() > deadline:
                     raise ApiError(0, "its answer is too long, or too slow")
-        finally:
-            response.close() if time.monotonic() > deadline else response.release_conn()
+        except ApiError:
+            response.close()  # with what is unread in it the connection is of no more use
+            raise
+        response.release_conn()
         return _answer(int(response.status), data)
 
     def watch(self, path: str, *, silence: float, accept: str = JSON) -> Iterator[dict[str, Any]]:

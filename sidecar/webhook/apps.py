@@ -10,6 +10,7 @@ from typing import Protocol
 
 from fastapi import FastAPI, Request
 from fastapi.responses import Response
+from starlette.requests import ClientDisconnect
 
 from sidecar.webhook.admission import Answer
 from sidecar.webhook.metrics import CONTENT_TYPE, Metrics
@@ -35,7 +36,11 @@ def admission_app(view: View) -> FastAPI:
     app = _bare_app(view)
 
     async def mutate(request: Request) -> Response:
-        body = await _body(request)
+        try:
+            body = await _body(request)
+        except ClientDisconnect:
+            _count(view, "refused", "Disconnected")
+            return _line(400, "the client left before the end of its body", close=True)  # nobody reads it
         if body is None:
             _count(view, "refused", "TooLarge")
             return _line(413, f"a review may have {MOST_BODY} bytes", close=True)

@@ -11,7 +11,8 @@ from typing import Any
 from urllib.parse import quote
 
 from sidecar.inject.options import Options
-from sidecar.inject.words import PREFIX, ClaimState
+from sidecar.inject.volumes import wanted_claim
+from sidecar.inject.words import ClaimState
 from sidecar.webhook.api import Api, ApiError
 from sidecar.webhook.lookups import Lookups
 from sidecar.webhook.metrics import Metrics
@@ -22,10 +23,10 @@ _NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")
 
 
 def claims_wanted(pod: Any, options: Options) -> tuple[str, ...]:
-    """The claims that the pod's annotations or the options name."""
-    metadata = _mapping(_mapping(pod).get("metadata"))
-    named = (_mapping(metadata.get("annotations")).get(f"{PREFIX}volume-claim"), options.volume_claim)
-    return tuple(dict.fromkeys(name for name in named if isinstance(name, str) and _NAME.fullmatch(name)))
+    """The claims that are to be looked up for this pod."""
+    annotations = _mapping(_mapping(_mapping(pod).get("metadata")).get("annotations"))
+    claim = wanted_claim(annotations, options)
+    return (claim,) if _NAME.fullmatch(claim) else ()
 
 
 class Claims:

@@ -12,7 +12,7 @@ OUTCOMES = {
     "injected": ("Injected",),
     "skipped": ("NoLabel", "NotAPod", "NotACreation", "SystemNamespace"),
     "error": ("InternalError",),
-    "refused": ("Malformed", "TooLarge", "WrongVersion"),
+    "refused": ("Malformed", "TooLarge", "WrongVersion", "Disconnected"),
 }
 OPERATIONS = ("namespace", "namespaces", "claim", "event", "secret", "webhook_configuration")
 

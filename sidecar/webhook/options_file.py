@@ -57,7 +57,7 @@ def parse(data: bytes, path: str) -> Options:
         mark = getattr(error, "problem_mark", None)
         place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
         raise SettingError("--config", path, f"it is not valid YAML{place}") from error
-    except (ValueError, RecursionError) as error:  # a date that is none, a depth that is no file's of ours
+    except (ValueError, TypeError, RecursionError) as error:  # a date that is none, a list for a key
         raise SettingError("--config", path, "it holds a value that cannot be read") from error
     except SettingError:
         raise
@@ -94,13 +94,16 @@ class OptionsFile:
                 self._log("the new options cannot be used; the old ones stay", because=error)
 
 
-def keep_looking(looks: Sequence[Callable[[], None]]) -> None:
+def keep_looking(looks: Sequence[Callable[[], None]], log: Log) -> None:
     """Call them again and again on a daemon thread: a volume that hangs holds up nothing else."""
     pause = threading.Event()
 
     def run() -> None:
         while not pause.wait(LOOK_AGAIN):
             for look in looks:
-                look()
+                try:
+                    look()
+                except Exception as error:  # noqa: BLE001 - the thread's outermost loop
+                    log("a bug", what="files", error=f"{type(error).__name__}: {error}")
 
     threading.Thread(target=run, name="files", daemon=True).start()

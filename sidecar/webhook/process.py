@@ -80,7 +80,7 @@ class Webhook:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, ended.set)
         loop.set_exception_handler(self._on_exception)
-        keep_looking(self._looks)
+        keep_looking(self._looks, self._log)
         if self._api.reachable:
             self._events.start()
             self._namespaces.start()

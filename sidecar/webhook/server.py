@@ -84,7 +84,8 @@ class SecureServer(QuietServer):
         for handshake in list(self._handshakes):
             handshake.cancel()
         for connection in list(self.server_state.connections):
-            connection.shutdown()
+            if not connection.transport.is_closing():
+                connection.shutdown()
         end = time.monotonic() + self._patience
         while self.server_state.connections and time.monotonic() < end:
             if not self.server_state.tasks:  # all is answered: only goodbyes are still to come

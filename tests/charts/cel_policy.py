@@ -92,4 +92,9 @@ def _functions(request: Request) -> dict[str, Callable[..., Any]]:
         "check": lambda check, verb: {**check, "verb": verb},
         "allowed": allowed,
         "replace": lambda text, old, new: text.replace(old, new),
+        "split": lambda text, by: text.split(by),
+        "join": lambda items, by: by.join(items),
+        "trim": lambda text: text.strip(),
+        "upperAscii": lambda text: text.upper(),
+        "min": min,
     }

@@ -46,7 +46,7 @@ def consumer(folder: Path, engine: str = "sglang", more: str = "", hook: str = "
     """A chart with ours among its dependencies."""
     (folder / "templates").mkdir()
     (folder / "Chart.yaml").write_text(
-        "apiVersion: v2\nname: own\nversion: 1.0.0\ndependencies:\n  - {name: rankguard, version: 0.x.x, repository: ''}\n"
+        "apiVersion: v2\nname: own\nversion: 1.0.0\ndependencies: [{name: rankguard, version: 0.x.x, repository: ''}]\n"
     )
     (folder / "values.yaml").write_text("rankguard: {webhook: {enabled: false}}\n")
     where = "initContainers" if '"native" true' in more else "sidecars"

@@ -7,6 +7,8 @@ import yaml
 from chart_cases import CASES
 from helm_chart import NAMESPACE, of_kind, render, the
 
+from sidecar.inject.options import load_options
+
 CERTIFICATES = ("default", "cert-manager", "cert-manager with an issuer", "provided certificate")
 
 
@@ -205,6 +207,13 @@ def test_the_options_are_what_the_values_say():
     assert (
         more["fleet-switch"] == f"{NAMESPACE}/{the(render(CASES['rights']), 'ConfigMap', '-fleet')['metadata']['name']}"
     )
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if "injection" not in CASES[case]])
+def test_the_webhook_takes_the_options(case):
+    """One that it does not know would keep it from starting."""
+    for document in of_kind(render(CASES[case]), "ConfigMap", "-webhook"):
+        load_options(yaml.safe_load(document["data"]["options.yaml"]))
 
 
 def test_the_network_policies_select_our_own_pods_alone():

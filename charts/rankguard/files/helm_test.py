@@ -1,7 +1,7 @@
 """Does a pod with the label come back from the API server with the sidecar? Asked in a dry run, so no pod is made.
 
-python -c SCRIPT NAMESPACE IMAGE [FOLDER]; FOLDER: of the service account. Asks again for a minute: a right that was
-given a moment ago may not have arrived everywhere, nor a certificate that was just made.
+python -c SCRIPT NAMESPACE IMAGE [FOLDER SECONDS]; FOLDER: of the service account. Asks again for a minute: a right that
+was given a moment ago may not have arrived everywhere, nor a certificate that was just made.
 """
 
 import json
@@ -13,9 +13,9 @@ import time
 import urllib.error
 import urllib.request
 
-PATIENCE = 60  # seconds
 namespace, image = sys.argv[1:3]
-account = pathlib.Path(sys.argv[3] if len(sys.argv) > 3 else "/var/run/secrets/kubernetes.io/serviceaccount")
+folder, seconds = sys.argv[3:5] or ("/var/run/secrets/kubernetes.io/serviceaccount", "60")
+account = pathlib.Path(folder)
 pod = {
     "apiVersion": "v1",
     "kind": "Pod",
@@ -59,29 +59,24 @@ def asked() -> tuple[dict, list[str]]:
         raise OSError(f"the API server answered {error.code}: {error.read(2000).decode(errors='replace')}") from error
 
 
-def found(made: dict) -> str | None:
-    """None where the sidecar is there, else what is known of why it is not."""
-    spec, annotations = made["spec"], made["metadata"].get("annotations", {})
-    containers = spec.get("initContainers", []) + spec["containers"]
-    if any(container["name"] == "rankguard" for container in containers):
-        return None
-    skipped = annotations.get("rankguard.dev/skipped")
-    return skipped or "the pod came back as it was: nobody was asked, or nobody answered"
+def has_sidecar(made: dict) -> bool:
+    spec = made["spec"]
+    return any(container["name"] == "rankguard" for container in spec.get("initContainers", []) + spec["containers"])
 
 
-end = time.monotonic() + PATIENCE
+end = time.monotonic() + float(seconds)
 while True:
-    warnings = []
+    warnings, final = [], False
     try:
         made, warnings = asked()
-        trouble = found(made)
+        if has_sidecar(made):
+            print(f"a labelled pod in {namespace} gets its sidecar")
+            sys.exit(0)
+        trouble = made["metadata"].get("annotations", {}).get("rankguard.dev/skipped", "")
+        final = bool(trouble)
+        trouble = trouble or "it came back as it was: nobody was asked, or nobody answered"
     except (OSError, ValueError, KeyError) as error:
         trouble = f"{type(error).__name__}: {error}"
-    if trouble is None:
-        print(f"a labelled pod in {namespace} gets its sidecar")
-        sys.exit(0)
-    if time.monotonic() > end:
-        sys.exit(
-            f"a labelled pod in {namespace} gets no sidecar: {trouble}" + "".join(f"\n  {each}" for each in warnings)
-        )
+    if final or time.monotonic() > end:
+        sys.exit("\n  ".join([f"a labelled pod in {namespace} gets no sidecar: {trouble}", *warnings]))
     time.sleep(2)

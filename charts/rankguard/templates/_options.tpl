@@ -60,6 +60,12 @@ settings:
 {{- if and (eq $v.injection "policy") (not (semverCompare ">=1.36.0-0" .Capabilities.KubeVersion.Version)) -}}
 {{- fail (printf "injection is `policy`, which needs Kubernetes 1.36 or newer, this is %s: take injection=webhook" .Capabilities.KubeVersion.Version) -}}
 {{- end -}}
+{{- if and (eq $v.injection "policy") (eq $v.sidecar.form "ordinary") -}}
+{{- fail "sidecar.form is `ordinary`: injection=policy makes native sidecars only, take injection=webhook" -}}
+{{- end -}}
+{{- if and (eq $v.injection "policy") (or (hasKey $v.sidecar.settings "listen") (hasKey $v.sidecar.settings "dump-dir")) -}}
+{{- fail "sidecar.settings has listen or dump-dir: injection=policy knows one port and one folder, take injection=webhook" -}}
+{{- end -}}
 {{- if and (eq $v.webhook.certificate.mode "provided") (not (and $v.webhook.certificate.secretName $v.webhook.certificate.caBundle)) -}}
 {{- fail "webhook.certificate.mode is `provided`: name the TLS Secret in secretName and give its CA, base64 of PEM, in caBundle" -}}
 {{- end -}}

@@ -78,7 +78,12 @@ class OwnCertificates:
         delay = FIRST_RETRY
         while True:
             self._woken.clear()
-            delay = PERIOD if self.round() else min(delay * 2, PERIOD)
+            try:
+                delay = PERIOD if self.round() else min(delay * 2, PERIOD)
+            except Exception as error:  # noqa: BLE001 - the outermost loop: certificates must not run out
+                self._metrics.certificate_errors.inc()
+                self._log("a bug", what="certificates", error=f"{type(error).__name__}: {error}")
+                delay = PERIOD
             ends = self._served.ends
             left = (ends - datetime.now(UTC)).total_seconds() if ends else PERIOD
             self._woken.wait(max(FIRST_RETRY, min(delay, left / 20)))
