@@ -25,6 +25,7 @@ _ELSEWHERE = {
     "incidents": "sidecar.commands.incidents",
     "inject": "sidecar.commands.inject",
     "run": "sidecar.commands.run",
+    "view": "sidecar.commands.view",
     "webhook": "sidecar.commands.webhook",
 }
 

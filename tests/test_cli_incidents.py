@@ -219,6 +219,7 @@ BAD_RECORDS = {
     b"\xff\xfe\x00": "no JSON",
     b"[" * 200_000: "no JSON",
     b'{"a": NaN}': "no JSON",
+    b'{"a": 1e999}': "no JSON",
     b'{"schema": "rankguard.dev/incident/v9"}': "schema",
     b'{"schema": "rankguard.dev/incident/v1", "id": "another"}': "another incident",
 }

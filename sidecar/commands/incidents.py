@@ -15,7 +15,7 @@ from sidecar.commands.gone_pods import Pruned, prune_pods
 from sidecar.commands.terminal import Refused, printable
 from sidecar.dumps import folder
 from sidecar.dumps.bundle import bundle as archive
-from sidecar.dumps.bundle import bundle_name
+from sidecar.dumps.names import bundle_name
 from sidecar.dumps.opening import top
 from sidecar.dumps.pods import LEAST_GONE
 from sidecar.dumps.removal import remove

@@ -27,11 +27,6 @@ _LARGEST = 64 << 30  # bytes of one file; what claims to have more is a hole, an
 _LEVEL = 3  # of gzip: text shrinks to a tenth as well, and a coredump does not hold up the rest
 
 
-def bundle_name(path: str) -> str:
-    """The archive's file name for the incident at `path`."""
-    return path.replace("/", "_") + ".tar.gz"
-
-
 def bundle(root: int, path: str) -> Iterator[bytes]:
     """The archive of the incident at `path`, in pieces. `root` is the open dump folder, the caller's to close.
 

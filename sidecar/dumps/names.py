@@ -39,3 +39,8 @@ def above_and_id(path: str) -> tuple[list[str], str]:
     if wall_of(name) is None or len(above) not in (0, 2) or not all(map(is_name, above)):
         raise ValueError(f"{path!r} is no incident's path")
     return above, name
+
+
+def bundle_name(path: str) -> str:
+    """The file name of an archive of the incident at `path`."""
+    return path.replace("/", "_") + ".tar.gz"

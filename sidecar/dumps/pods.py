@@ -62,8 +62,12 @@ def remove_pod(root: int, gone: Gone, before: float) -> bool:
         if again is None or again.kept:
             os.rename(away, name, src_dir_fd=parent, dst_dir_fd=parent)
             return False
-        with down(parent, [away]) as fd:
-            fold(root, list(counted_in(fd, (namespace, away.removeprefix(REMOVING)), [])))
+        try:
+            with down(parent, [away]) as fd:
+                fold(root, list(counted_in(fd, (namespace, away.removeprefix(REMOVING)), [])))
+        except (OSError, ValueError):
+            os.rename(away, name, src_dir_fd=parent, dst_dir_fd=parent)
+            raise
         remove_tree(parent, away)
     try:
         os.rmdir(namespace, dir_fd=root)
@@ -77,15 +81,17 @@ def _looked_at(parent: int, name: str, path: str, before: float) -> Gone | None:
         if fd is None:
             return None
         try:
-            written, incidents, kept = _look(fd, name, before)
+            written, incidents, kept, known = _look(fd, before)
         except OSError:
             return None  # part of it cannot be read: then nobody can say that it is dead
-        return None if written >= before else Gone(path, written, incidents, kept)
+        known = known or name.startswith(REMOVING)
+        return Gone(path, written, incidents, kept) if known and written < before else None
 
 
-def _look(fd: int, name: str, before: float) -> tuple[float, int, str]:
-    """(newest time of change, incidents, why it must stay); stops early where something is new."""
-    # The rename of a removal is itself a change of the folder's parent, not of the folder.
+def _look(fd: int, before: float) -> tuple[float, int, str, bool]:
+    """(newest time of change, incidents, why it must stay, is it a pod's at all); stops early where something is
+    new. The rename of a removal is no change of the folder itself.
+    """
     written = os.fstat(fd).st_mtime
     incidents = pinned = held = 0
     foreign = ""
@@ -114,9 +120,7 @@ def _look(fd: int, name: str, before: float) -> tuple[float, int, str]:
         why = "an incident in it is being written"
     elif foreign:
         why = f"it holds {foreign}, which is not Rankguard's"
-    elif not known and os.listdir(fd) and not name.startswith(REMOVING):
-        why = "nothing in it is Rankguard's"
-    return written, incidents, why
+    return written, incidents, why, known
 
 
 def _times(fd: int) -> Iterator[float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
 from typing import Any
@@ -35,7 +36,7 @@ def load_record(fd: int, name: str, limit: int = RECORD_LIMIT) -> dict[str, Any]
     if text.count(b",") + text.count(b"[") + text.count(b"{") > _MOST_VALUES:
         raise ValueError(f"{RECORD} has more than {_MOST_VALUES} values")
     try:
-        record = json.loads(text, parse_constant=_no_number)
+        record = json.loads(text, parse_constant=_no_number, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{RECORD} is no JSON, or only a part of it") from error
     except MemoryError as error:
@@ -58,6 +59,11 @@ def _checked(record: Any, name: str) -> dict[str, Any]:
         if not isinstance(record.get(key) or {}, dict):
             raise ValueError(f"{RECORD} has something else as {key}")
     return record
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _no_number(text)  # 1e999 could not be written as JSON again
 
 
 def _no_number(name: str) -> float:

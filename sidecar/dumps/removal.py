@@ -22,8 +22,11 @@ def remove(folder: str, path: str) -> None:
     above, name = above_and_id(path)
     with top(folder) as root, down(root, above) as parent:
         if stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):
-            os.rename(name, REMOVING + name, src_dir_fd=parent, dst_dir_fd=parent)
-            remove_tree(parent, REMOVING + name)
+            away = REMOVING + name
+            if lstat(parent, away) is not None:  # a removal that was cut short
+                remove_tree(parent, away)
+            os.rename(name, away, src_dir_fd=parent, dst_dir_fd=parent)
+            remove_tree(parent, away)
         else:
             os.unlink(name, dir_fd=parent)
 

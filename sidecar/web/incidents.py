@@ -14,11 +14,10 @@ from fastapi.responses import Response, StreamingResponse
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 
-from sidecar.dumps.bundle import bundle_name
 from sidecar.dumps.catalog import Page
 from sidecar.dumps.files import Files
 from sidecar.dumps.folder import Entry
-from sidecar.dumps.names import ID, NAME
+from sidecar.dumps.names import ID, NAME, bundle_name
 from sidecar.dumps.query import query_from
 from sidecar.errors import SettingError
 from sidecar.web.library import Library
@@ -48,9 +47,16 @@ class _IncidentPath(Convertor[str]):
         return value
 
 
+class _FilePath(_IncidentPath):
+    """Whatever names a file, line ends too."""
+
+    regex = r"[\s\S]*"
+
+
 def add_incidents(app: FastAPI, library: Library, json: Json) -> None:
     """Add the four addresses to `app`; `json` makes its answers."""
     register_url_convertor("incident", _IncidentPath())
+    register_url_convertor("file", _FilePath())
 
     async def incidents(request: Request) -> Response:
         given = request.query_params
@@ -96,7 +102,7 @@ def add_incidents(app: FastAPI, library: Library, json: Json) -> None:
             return Response(None, 200, headers, media_type="application/gzip")
         return StreamingResponse(_after(first, pieces), 200, headers, media_type="application/gzip")
 
-    for path, endpoint in ((INCIDENTS, incidents), (ONE, incident), (ONE + "/artifacts/{path:path}", artifact),
+    for path, endpoint in ((INCIDENTS, incidents), (ONE, incident), (ONE + "/artifacts/{path:file}", artifact),
                            (ONE + "/bundle", whole)):  # fmt: skip
         app.add_api_route(path, endpoint, methods=_READ, response_model=None)
 

@@ -7,7 +7,6 @@ import threading
 from collections.abc import AsyncGenerator, Generator, Iterator
 from contextlib import contextmanager
 
-from sidecar.dumps.bundle import bundle
 from sidecar.dumps.catalog import Catalog, Page
 from sidecar.dumps.files import Files, Reading, files_of, open_file
 from sidecar.dumps.folder import Entry, entry_at
@@ -103,6 +102,8 @@ class _Making:
 
     @staticmethod
     def _made(folder: str, path: str) -> Generator[bytes, None, None]:
+        from sidecar.dumps.bundle import bundle  # tarfile, which is seldom needed, is not small
+
         with _top(folder) as root:
             yield from bundle(root, path)
 

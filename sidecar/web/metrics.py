@@ -53,7 +53,7 @@ class Metrics(Collector):
         """The answer to a scrape: content type and body, in the format that `accept` asks for (OpenMetrics or text)."""
         # The library's own choice is asked with one of two fixed headers only: a stranger's version, which it compares
         # and repeats, can make it fail, and would be a new answer to keep each time.
-        encoder, content_type = choose_encoder(OPENMETRICS if _wants_openmetrics(accept) else "")
+        encoder, content_type = choose_encoder(OPENMETRICS if wants_openmetrics(accept) else "")
         body = self._kept.get((content_type, compress))
         if body is None:
             body = encoder(self._registry)
@@ -137,7 +137,7 @@ def _gauge(name: str, text: str, value: float) -> Metric:
     return GaugeMetricFamily(f"rankguard_{name}", text, value=value)
 
 
-def _wants_openmetrics(accept: str) -> bool:
+def wants_openmetrics(accept: str) -> bool:
     """Whether OpenMetrics 1.0.0 is asked for before plain text. As in the library, `q` is not weighed."""
     for offer in accept.split(","):
         kind, *parameters = (part.strip() for part in offer.split(";"))
