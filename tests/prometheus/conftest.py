@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 
 import prepare_prometheus
 import pytest
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "view"))  # what runs a viewer is there
 
 
 @pytest.fixture(scope="session")

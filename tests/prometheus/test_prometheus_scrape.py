@@ -13,17 +13,13 @@ from monitoring_files import RULES, alerts, metrics_in, page_expressions, panel_
 from prepare_prometheus import Programs
 from prometheus_process import Prometheus
 from sidecar_process import Sidecar, eventually
+from view_rig import Viewer
 
 from sidecar.demo.standin import StandIn
 from sidecar.webhook.metrics import Metrics as WebhookMetrics
 
-# Not told by this sidecar: of its Kubernetes side, and of the viewer.
-OTHERS = {"rankguard_fleet_observe", "rankguard_kubernetes_errors_total"} | {
-    f"rankguard_volume_{name}" for name in (
-        "readable", "free_bytes", "size_bytes", "bytes", "rank_deaths_total", "reap_timeouts_total", "incidents",
-        "unreadable_incidents", "scan_timestamp_seconds",
-    )
-}  # fmt: skip
+# Told by the sidecar's Kubernetes side alone.
+OTHERS = {"rankguard_fleet_observe", "rankguard_kubernetes_errors_total"}
 POD = {"namespace": "prod", "pod": "llama-0", "node": "gpu-17", "container": "rankguard"}
 
 
@@ -40,16 +36,21 @@ def watched(dumps: Path) -> Iterator[tuple[StandIn, Sidecar, str]]:
 
 
 def test_metrics_are_clean_and_all_that_is_asked_for_is_there(programs: Programs, tmp_path: Path) -> None:
-    """`promtool check metrics` finds nothing; and each of ours in alerts, dashboard and docs is one that is told."""
-    with watched(tmp_path / "dumps") as (_, _, address):
-        sidecar = eventually(lambda: _page(address), "the metrics")
-    webhook = WebhookMetrics().render().decode()
-    for text in (sidecar, webhook):
+    """Of a sidecar that saw a death, of the viewer of its volume, of the webhook: `promtool check metrics` finds nothing,
+    and each of ours in alerts, dashboard and docs is one that is told."""
+    with watched(tmp_path / "volume" / "prod" / "llama-0") as (engine, sidecar, address):
+        engine.kill("TP1")
+        sidecar.incident()
+        texts = [eventually(lambda: _page(address), "the metrics"), WebhookMetrics().render().decode()]
+    with Viewer(tmp_path / "volume") as viewer:
+        told_of = 'rankguard_volume_rank_deaths_total{cause="sigkill",namespace="prod"} 1.0'
+        texts.append(eventually(lambda: _page(f"127.0.0.1:{viewer.port}", told_of), "the volume's totals"))
+    for text in texts:
         done = subprocess.run(
             [programs.promtool, "check", "metrics"], input=text, capture_output=True, text=True, check=False, timeout=60
         )
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    told = set(re.findall(r"^# TYPE (\S+) ", sidecar + webhook, re.MULTILINE))
+    told = set(re.findall(r"^# TYPE (\S+) ", "\n".join(texts), re.MULTILINE))
     asked = [alert["expr"] for alert in alerts()] + [query for _, query in panel_expressions()] + page_expressions()
     assert set().union(*map(metrics_in, asked)) <= told | OTHERS
 
@@ -80,10 +81,10 @@ def test_a_death_is_an_alert(programs: Programs, tmp_path: Path) -> None:
         assert _names_firing(prometheus) == {"RankguardRankDied"}
 
 
-def _page(address: str) -> str:
-    """The metrics, "" while the web process is being started."""
+def _page(address: str, has: str = "# HELP") -> str:
+    """The metrics, "" while the web process is being started, or as long as `has` is not in them."""
     text = httpx.get(f"http://{address}/metrics", trust_env=False, timeout=20).text
-    return text if text.startswith("# HELP") else ""
+    return text if has in text else ""
 
 
 def _scrapes(prometheus: Prometheus) -> int:
