@@ -36,7 +36,7 @@ def watched(dumps: Path) -> Iterator[tuple[StandIn, Sidecar, str]]:
 
 
 def test_metrics_are_clean_and_all_that_is_asked_for_is_there(programs: Programs, tmp_path: Path) -> None:
-    """Of a sidecar that saw a death, of the viewer of its volume, of the webhook: `promtool check metrics` finds nothing,
+    """Of a sidecar that saw a death, of its volume's viewer, of the webhook: `promtool check metrics` finds nothing,
     and each of ours in alerts, dashboard and docs is one that is told."""
     with watched(tmp_path / "volume" / "prod" / "llama-0") as (engine, sidecar, address):
         engine.kill("TP1")
