@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from bench import (
+    admission,
     at_rest,
     big_memory,
     coredump,
@@ -30,7 +31,7 @@ from sidecar.errors import RankguardError
 
 BENCHMARKS: dict[str, Callable[[Scale], Report]] = {
     module.NAME: module.run
-    for module in (observation, big_memory, engine_gone, at_rest, probing, liveness, stacks, coredump)
+    for module in (observation, big_memory, engine_gone, at_rest, probing, liveness, stacks, coredump, admission)
 }
 
 

@@ -26,6 +26,7 @@ _ELSEWHERE = {
     "inject": "sidecar.commands.inject",
     "run": "sidecar.commands.run",
     "view": "sidecar.commands.view",
+    "webhook": "sidecar.commands.webhook",
 }
 
 

@@ -54,6 +54,13 @@ def test_a_smallest_run_sees_real_hangs_and_the_price_of_asking() -> None:
     assert asking["cpu_seconds"]["asking"]["web"] > asking["cpu_seconds"]["not asking"]["web"]
 
 
+def test_a_smallest_run_has_a_hundred_pods_admitted_at_once() -> None:
+    """Over TLS, each with a patch: the client refuses anything else."""
+    _, rows = smoke("admission")
+    assert [row["data"]["answers"] for row in rows["admission"]] == [3, 100]
+    assert all(row["data"]["cpu_seconds"] > 0 for row in rows["admission"])
+
+
 def test_stillness_is_what_lies_within_the_time_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A gap of which half was before counts half; one that is under way counts up to now; a short one does not."""
     monkeypatch.syspath_prepend(str(ROOT))

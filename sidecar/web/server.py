@@ -26,13 +26,17 @@ BACKLOG = 128
 
 
 class QuietServer(uvicorn.Server):
-    """Serves `app` on sockets that are bound already, until `stop()`. Sleeps in the kernel while nobody asks."""
+    """Serves `app` on sockets that are bound already, until `stop()`. Sleeps in the kernel while nobody asks.
 
-    def __init__(self, app: App) -> None:
+    `protocol` holds the limits of one connection and of all of them.
+    """
+
+    def __init__(self, app: App, protocol: type[PatientProtocol] | None = None) -> None:
+        protocol = protocol or PatientProtocol
         super().__init__(
             uvicorn.Config(
                 app,
-                http=PatientProtocol,
+                http=protocol,
                 ws="none",
                 lifespan="off",
                 interface="asgi3",
@@ -44,8 +48,8 @@ class QuietServer(uvicorn.Server):
                 server_header=False,
                 date_header=False,
                 backlog=BACKLOG,
-                limit_concurrency=2 * CONNECTIONS,
-                timeout_keep_alive=KEEP_ALIVE,
+                limit_concurrency=2 * protocol.most,
+                timeout_keep_alive=protocol.keep_alive,
                 timeout_graceful_shutdown=1,
                 h11_max_incomplete_event_size=HEADER_BYTES,
             )
@@ -72,11 +76,13 @@ class PatientProtocol(H11Protocol):
     """
 
     deadline: asyncio.TimerHandle | None = None
+    most = CONNECTIONS
+    keep_alive = KEEP_ALIVE
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._wait(REQUEST_SECONDS)
-        if len(self.connections) > CONNECTIONS:
+        if len(self.connections) > self.most:
             waiting = [c for c in self.connections if isinstance(c, PatientProtocol) and c.deadline is not None]
             oldest = min(waiting, key=_deadline_of, default=None)
             if oldest is not None:
@@ -90,7 +96,7 @@ class PatientProtocol(H11Protocol):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         self._wait(
-            None if self._our_turn() else KEEP_ALIVE + REQUEST_SECONDS
+            None if self._our_turn() else self.keep_alive + REQUEST_SECONDS
         )  # uvicorn's own, polite timer comes first
 
     def pause_writing(self) -> None:
@@ -99,7 +105,7 @@ class PatientProtocol(H11Protocol):
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._wait(None if self._our_turn() else KEEP_ALIVE + REQUEST_SECONDS)
+        self._wait(None if self._our_turn() else self.keep_alive + REQUEST_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._wait(None)
