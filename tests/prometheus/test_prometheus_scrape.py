@@ -18,8 +18,8 @@ from view_rig import Viewer
 from sidecar.demo.standin import StandIn
 from sidecar.webhook.metrics import Metrics as WebhookMetrics
 
-# Told by the sidecar's Kubernetes side alone.
-OTHERS = {"rankguard_fleet_observe", "rankguard_kubernetes_errors_total"}
+# Told where there is a fleet switch.
+OTHERS = {"rankguard_fleet_observe"}
 POD = {"namespace": "prod", "pod": "llama-0", "node": "gpu-17", "container": "rankguard"}
 
 
