@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 TORCH_VENV := .venv-torch
 TORCH := torch==2.13.0
 
-.PHONY: demo test test-torch check pods soak bench lock renew-chart clean
+.PHONY: demo test test-torch check pods soak bench lock clean
 .DELETE_ON_ERROR:
 
 $(VENV)/.installed: pyproject.toml sidecar/version.py
@@ -56,6 +56,7 @@ lock:
 	  $(foreach name,aiohttp aiohttp-retry aiosignal aiohappyeyeballs attrs frozenlist multidict propcache yarl,--no-emit-package $(name)) \
 	  --output-file requirements.lock pyproject.toml
 
+.PHONY: renew-chart
 # What the chart's tests compare with: the objects of the default values, and the table of the values.
 renew-chart: $(VENV)/.installed
 	RENEW=1 $(BIN)/pytest tests/charts -k 'the_default_is_what_it_was or the_readme_has_every_value'
