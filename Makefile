@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 TORCH_VENV := .venv-torch
 TORCH := torch==2.13.0
 
-.PHONY: demo test test-torch check pods soak bench lock clean
+.PHONY: demo test test-torch check pods prometheus soak bench lock clean
 .DELETE_ON_ERROR:
 
 $(VENV)/.installed: pyproject.toml sidecar/version.py
@@ -31,12 +31,16 @@ check: $(VENV)/.installed
 pods: $(VENV)/.installed
 	$(BIN)/python tests/pods/prepare.py
 
+# Prometheus and promtool for the tests of metrics and alerts: Debian's, unpacked into the cache. Says why where not.
+prometheus: $(VENV)/.installed
+	$(BIN)/python tests/prometheus/prepare_prometheus.py
+
 # Ten minutes of failures in real pods; SOAK="--seconds 3600 --pods 4 --seed 7" says otherwise.
 soak: pods
 	PYTHONPATH=tests $(BIN)/python tests/pods/soak.py $(SOAK)
 
 # Most of a test is waiting for processes, so there are more workers than processors.
-test: check pods
+test: check pods prometheus
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal
 
 $(TORCH_VENV)/.installed: pyproject.toml sidecar/version.py

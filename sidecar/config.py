@@ -32,6 +32,7 @@ from sidecar.masking import mask_text
 from sidecar.model import Action
 from sidecar.settings import Settings
 
+_LABEL = "[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"  # RFC 1123, as Kubernetes names namespaces and containers
 _SHOWN = 120  # characters of a bad value that a line repeats
 
 _FIELDS: Mapping[str, DataclassField[Any]] = {field.name: field for field in fields(Settings)}
@@ -139,6 +140,10 @@ def allowed(name: str) -> str:
         return "a regular expression"
     if kind == "name":
         return "letters, digits, dots, dashes and underscores, 253 at most"
+    if kind == "names":
+        return "names of containers, comma-separated"
+    if kind == "object":
+        return "NAMESPACE/NAME"
     if kind == "url":
         return "a URL that begins with http:// or https://; auto; or none"
     if kind == "inside":
@@ -219,7 +224,7 @@ def _annotated(hint: Any, field: DataclassField[Any]) -> Any:
         elif kind == "optional":
             before = _switched_off_number
     else:
-        shortest = 0 if kind == "name" else 1
+        shortest = 0 if kind in ("name", "names", "object") else 1
         inner = Annotated[str, pydantic.Field(min_length=shortest), pydantic.AfterValidator(_TEXTS[kind])]
         if kind in ("listen", "inside"):
             before = _switched_off
@@ -298,6 +303,21 @@ def _named(text: str) -> str:
     return text
 
 
+def _names(text: str) -> str:
+    if text and not all(re.fullmatch(_LABEL, name) for name in text.split(",")):
+        raise ValueError("")
+    return text
+
+
+def _object(text: str) -> str:
+    namespace, _, name = text.partition("/")
+    if text and not (
+        re.fullmatch(_LABEL, namespace) and re.fullmatch(rf"{_LABEL}(\.{_LABEL})*", name) and len(name) <= 253
+    ):
+        raise ValueError("")
+    return text
+
+
 def _is_url(text: str) -> str:
     if text in ("auto", "none"):
         return text
@@ -327,6 +347,8 @@ _TEXTS: Mapping[str, Callable[[str], str]] = {
     "regex": _compiles,
     "listen": _listens,
     "name": _named,
+    "names": _names,
+    "object": _object,
     "url": _is_url,
     "secret": _secret,
 }

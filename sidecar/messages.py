@@ -17,15 +17,16 @@ guard -> supervisor
     finished    {exit_status: int}                               it is over; the status to exit with
     livez       {failed: bool}                                   what /livez is to say while there is no web
     remember    {served: bool, found: bool, failed: bool, drains_until: s monotonic | null,
-                 memory_kills: {cgroup: count}}                  for a new guard: all ranks were there; the engine was
+                 memory_kills: {cgroup: count}, observes: bool}  for a new guard: all ranks were there; the engine was
                                                                  found stuck or dead; its stop was announced by a hook;
-                                                                 the kills for memory that were given to deaths
+                                                                 the kills for memory that were given to deaths; the
+                                                                 fleet switch's last word
 supervisor -> web
     guard       {} + one socket                                  the guard, or the new one after a restart
 supervisor -> guard
     ranks       {ranks: [RankProcess]} + one pidfd each          before `hello`: what an earlier guard watched
     hello       {journal, fired: bool, drained: bool, engine_root: Identity | null, root_wait_status: int | null,
-                 served, found, failed, drains_until, memory_kills}    as an earlier guard has said it last
+                 served, found, failed, drains_until, memory_kills, observes}    as an earlier guard has said it last
     recorder    {} + one socket                                  a warm recorder stands by
     web         {} + one socket
     reaped      {identity, wait_status}                          a child of ours was reaped: its status is certain
@@ -43,12 +44,13 @@ recorder -> guard
     captured    {kind, rank, status, seconds}                    one artifact
     captures_done {}
     told        {entry: TimelineEntry}                           the termination logs were written to, or could not be
-    sealed      {id, dump_bytes, free_bytes}
+    sealed      {id, summary, saved: int, dump_bytes, free_bytes}
     lost        {what, detail}                                   something could not be written
 guard -> web
     state       {state, engine, expected, ranks: [{role, rank, up, pid, start, container, title}],
                  features: {name: bool}, incident: id | "", ready: bool, ready_detail, endpoint: Endpoint | null,
-                 failed: bool, up: bool}        failed: found stuck or dead, and past its deadline; up: it has answered
+                 failed: bool, up: bool,        failed: found stuck or dead, and past its deadline; up: it has answered
+                 observes: bool}                the fleet switch has it only observe
     event       {seq, epoch, name, ...}                          to be counted exactly once; see `web.counters`
 web -> guard
     ack         {seq, epoch}                                     counted up to this, and kept if there is a place for it
@@ -57,6 +59,11 @@ web -> guard
     liveness    {verdict: Verdict, probe, ranks: [Identity]}     stuck or dead, or (the first time after) not any more
     hook        {hook: int, deletion: bool, certain: bool, failing: bool, running: bool, group: name}
                                                                  the preStop hook was called
+    fleet       {observe: bool}                                  the fleet switch; told to each new guard again
+    containers  {names: {container id: name}}                    as the pod's status has them
+    deleting    {}                                               the API server says that the pod is being deleted
+    after_kill  {incident: id}                                   end the container with --after-kill-exit-code, unless
+                                                                 there is anything left to do
 guard -> web
     hook_done   {hook: int, detail}                              it may be answered
 """

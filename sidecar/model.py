@@ -174,7 +174,8 @@ Observation = ProcessExiting | ProcessExited | ProcessReaped
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """One process that failed. The first by `at` is the root cause, the rest is cascade."""
+    """One process that failed. The first by `at` is the root cause, the rest is cascade. `container`: its container's
+    name, "" where that is not known."""
 
     role: Role
     rank: str
@@ -186,6 +187,7 @@ class Failure:
     wall: float
     seen_by: str = ""
     detail: str = ""
+    container: str = ""
 
 
 @dataclass(frozen=True, slots=True)

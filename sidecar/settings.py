@@ -27,8 +27,8 @@ def _setting(default: Any, help: str, **limits: Any) -> Any:
     """A field whose metadata holds its help text and what is allowed.
 
     `minimum`, `maximum`: for numbers. `choices`: for words. `kind`: for texts that need a check of their own
-    (`regex`, `listen`, `folder`, `file`, `inside`, `captures`, `features`, `size`, `name`, `url`, `secret`); a number
-    of kind `optional` may be none. `hidden`: not shown in `--help`.
+    (`regex`, `listen`, `folder`, `file`, `inside`, `captures`, `features`, `size`, `name`, `names`, `object`, `url`,
+    `secret`); a number of kind `optional` may be none. `hidden`: not shown in `--help`.
     """
     metadata = {"help": help, **limits}
     if isinstance(default, (list, dict)):
@@ -104,7 +104,7 @@ class Settings:
         " as for --health-url. none: they are not read.", kind="url",
     )  # fmt: skip
     termination_grace_period: float | None = _setting(
-        None, "The pod's terminationGracePeriodSeconds, to be checked: a preStop hook takes up to 20 s more than"
+        None, "The pod's terminationGracePeriodSeconds, to be checked: a preStop hook takes up to 10 s more than"
         " --liveness-deadline, and then the engine stops. Unset: read from the API server where the pod may be read.",
         minimum=0.0, maximum=86400.0 * 7, kind="optional",
     )  # fmt: skip
@@ -184,6 +184,46 @@ class Settings:
         None, "File with the bearer token that the people's port asks for. Unset: no token, loopback only.", kind="file"
     )
 
+    # What to tell Kubernetes, and to ask of it. All of it is nothing where there is no service account's token.
+    kubernetes_events: bool = _setting(
+        True, "Tell of incidents by Events on the pod, which kubectl describe shows. Takes the right to create events."
+    )
+    kubernetes_annotation: bool = _setting(
+        False, "Name the last incident in the pod's annotation rankguard.dev/last-incident. Takes the right to patch"
+        " pods.",
+    )  # fmt: skip
+    after_kill: str = _setting(
+        "none", "What to do once the engine was killed and its evidence is saved. delete-pod: delete the pod, so that"
+        " another node may get it; takes the right to delete pods. exit: end Rankguard's own container with"
+        " --after-kill-exit-code, for restartPolicyRules that restart all containers; never in a LeaderWorkerSet.",
+        choices=("none", "delete-pod", "exit"),
+    )  # fmt: skip
+    after_kill_exit_code: int = _setting(
+        86, "The exit code for --after-kill exit, which the container's restartPolicyRules must name.",
+        minimum=1, maximum=255,
+    )  # fmt: skip
+    after_kill_per_hour: int = _setting(
+        2, "How often an hour --after-kill does anything, counted on the volume, since both ways go past the kubelet's"
+        " back-off.", minimum=1, maximum=3600,
+    )  # fmt: skip
+    fleet_switch: str = _setting(
+        "", "NAMESPACE/NAME of a ConfigMap, read every 15 s: while its key mode is observe, nothing is frozen, captured"
+        " or killed here. Takes the right to get it. Unset: there is none.", kind="object",
+    )  # fmt: skip
+    target_container: str = _setting(
+        "", "Names of the engine's containers, comma-separated: what Events are about while it is not known from the"
+        " pod's status.", kind="names",
+    )  # fmt: skip
+    target_probe_window: float | None = _setting(
+        None, "Seconds after which the kubelet stops the engine by the engine's own liveness probe (failureThreshold"
+        " times periodSeconds), where no preStop hook calls Rankguard: then it decides, and takes its evidence, sooner."
+        " Unset: nobody else stops it.", minimum=1.0, maximum=86400.0, kind="optional",
+    )  # fmt: skip
+    service_account_dir: str = _setting(
+        "/var/run/secrets/kubernetes.io/serviceaccount", "Folder with the token and ca.crt for the API server.",
+        kind="folder",
+    )  # fmt: skip
+
     # How to talk.
     log_format: str = _setting("text", "One line per transition.", choices=("text", "json"))
 
@@ -204,6 +244,14 @@ class Settings:
     @property
     def pod(self) -> PodInfo:
         return PodInfo(namespace=self.pod_namespace, name=self.pod_name, uid=self.pod_uid, node=self.node_name)
+
+    @property
+    def liveness_seconds(self) -> float:
+        """For the evidence of a liveness failure. Where the kubelet's own probe ends the engine, what is left of that
+        after the half in which it was found, and a margin.
+        """
+        window = self.target_probe_window
+        return self.liveness_deadline if window is None else min(self.liveness_deadline, 0.4 * window)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

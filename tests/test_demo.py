@@ -62,7 +62,8 @@ class Run:
 
     def alive(self, pid: int, started_before: int) -> bool:
         """Whether `pid` is the process that bore it during the demo. `started_before` in clock ticks since boot."""
-        stat = Proc().stat(pid)
+        with contextlib.closing(Proc()) as proc:
+            stat = proc.stat(pid)
         return stat is not None and not stat.zombie and stat.start < started_before
 
 

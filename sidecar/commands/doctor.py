@@ -25,7 +25,8 @@ from sidecar.system.proc import Proc
 _SETTINGS = (
     "engine", "rank_pattern", "root_pid", "on_rank_death", "on_liveness_failure", "captures", "liveness_deadline",
     "termination_grace_period", "dump_dir", "dump_max_bytes", "dump_free_floor", "dump_volume_limit",
-    "coredump_max_bytes", "in_pod", "pod_namespace", "pod_name", "mask_features",
+    "coredump_max_bytes", "in_pod", "pod_namespace", "pod_name", "mask_features", "kubernetes_events",
+    "kubernetes_annotation", "after_kill", "fleet_switch", "service_account_dir",
 )  # fmt: skip
 _LEAST, _MOST = 0.1, 600.0
 _START = 20.0  # seconds for what is not checking: the interpreter's start and its end

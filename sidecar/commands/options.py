@@ -15,7 +15,7 @@ from sidecar.settings import Settings
 
 _METAVARS = {
     "regex": "REGEX", "listen": "HOST:PORT", "folder": "DIR", "file": "FILE", "size": "BYTES", "name": "NAME",
-    "url": "URL", "secret": "TOKEN", "inside": "FILE",
+    "names": "NAMES", "object": "NAMESPACE/NAME", "url": "URL", "secret": "TOKEN", "inside": "FILE",
 }  # fmt: skip
 
 

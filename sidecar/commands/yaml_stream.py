@@ -103,6 +103,7 @@ def pieces(text: str) -> Iterator[Piece]:
             walk.see(event)
     if not found:
         yield Piece(head=text)
+        return
     for (piece, begin, content, end), after in zip(found, [*(f[1] for f in found[1:]), len(text)], strict=True):
         end = after if end < 0 else end
         content = min(content, end)

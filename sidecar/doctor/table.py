@@ -93,6 +93,13 @@ TABLE = (
             "grace_period": "The kubelet kills the engine before its evidence is taken.",
         },
     ),
+    Entry(
+        pod.rights,
+        {
+            "api_rights": "Of Events, the pod's annotation, its deletion and the fleet switch, what is asked for is not"
+            " done."
+        },
+    ),
 )
 
 

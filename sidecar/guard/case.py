@@ -16,9 +16,10 @@ from __future__ import annotations
 
 from sidecar.guard.killing import Ended, Killing
 from sidecar.guard.links import RecorderLink
-from sidecar.guard.story import Story, pids
+from sidecar.guard.story import Story, in_words, pids
 from sidecar.guard.surroundings import LIVENESS, RUNNING, Phase, Surroundings
 from sidecar.guard.taking import Taking
+from sidecar.messages import Message
 from sidecar.model import (
     Action,
     Decision,
@@ -35,6 +36,7 @@ from sidecar.model import (
 from sidecar.system import clock
 
 _SEALING = 15.0
+_MOST_TOLD = 600  # characters of a text that goes to Kubernetes
 _PASS_ON = 0.1  # how long news of further failures is gathered
 _SWITCH_MARGIN = 1.0  # after the captures' deadline, the supervisor takes it that the guard hangs
 
@@ -58,6 +60,8 @@ class Case:
         self._opened_at = opened_at
         # Events that a new guard may have to repeat are numbered apart, so that the same one has the same number.
         self._end_epoch = f"{incident_id}/end"
+        self.sealed_as: Message | None = None  # the recorder's word that the record is on the volume
+        self._said_that_pod_goes = False
         self._taking = Taking(self, around, opened_at)
         self._killing: Killing | None = None
         self._pass_on_scheduled = False
@@ -187,7 +191,7 @@ class Case:
         """Say what there is to count. A guard that takes the incident up says it again, with the same numbers."""
         for failure in self.story.failures[:1]:
             self._count(failure)
-        self._around.web.event("incident", self.id, reason=str(self.decision.reason), wall=clock.wall())
+        self._around.web.event("incident", self.id, wall=clock.wall(), **self._told())
         if self.decision.reason in LIVENESS:
             self._around.web.event("liveness_failure", self.id, probe=LIVENESS[self.decision.reason])
         for failure in self.story.failures[1:]:
@@ -215,6 +219,25 @@ class Case:
         self._around.web.event(
             "rank_death", self.id, role=str(failure.role), rank=failure.rank, cause=str(failure.cause), at=failure.at
         )
+
+    def _told(self) -> Message:
+        """What whoever tells of this incident in Kubernetes has to know, whole in each message."""
+        first = self.story.failures[0] if self.story.failures else None
+        told: Message = {
+            "incident": self.id, "reason": str(self.decision.reason), "action": str(self.decision.action),
+            "because": "; ".join(self.decision.because)[:_MOST_TOLD],
+            "rank": "", "role": "", "cause": "", "ended": "", "container": "", "deaths": len(self.story.failures),
+        }  # fmt: skip
+        if first is not None:
+            told |= {"rank": first.rank, "role": str(first.role), "cause": str(first.cause)}
+            told |= {"ended": in_words(first), "container": first.container}
+        return told
+
+    def pod_goes(self) -> None:
+        """The pod was being deleted when this began, or is now."""
+        if not self._said_that_pod_goes and self.phase not in (Phase.SEALING, Phase.CLOSED):
+            self._said_that_pod_goes = True
+            self._say("pod deleted", "the API server says that the pod is being deleted", clock.monotonic())
 
     # -- freeze and capture -------------------------------------------------------------------------------------
 
@@ -313,8 +336,14 @@ class Case:
             around.web.event("failfast", self._end_epoch, seconds=ended.gone_at - self._opened_at)
         else:
             self._say("reap timeout", ended.termination.detail, clock.monotonic())
-            around.web.event("reap_timeout", self._end_epoch)
-        around.web.event("terminated", self._end_epoch, outcome=str(outcome))
+            around.web.event(
+                "reap_timeout", self._end_epoch, wall=clock.wall(), detail=ended.termination.detail[:_MOST_TOLD],
+                **self._told(),
+            )  # fmt: skip
+        around.web.event(
+            "terminated", self._end_epoch, outcome=str(outcome), wall=clock.wall(),
+            killed=len(ended.termination.killed), seconds=ended.termination.seconds, **self._told(),
+        )  # fmt: skip
         self._journal()
         removed, kept = around.leftovers.remove()
         if removed:
@@ -380,6 +409,14 @@ class Case:
             return
         self.phase = Phase.CLOSED
         self._taking.close()
+        ended, sealed = self.story.termination, self.sealed_as or {}
+        closed_epoch = f"{self.id}/closed"
+        self._around.web.event(
+            "closed", closed_epoch, wall=clock.wall(), sealed=self.sealed_as is not None,
+            summary=str(sealed.get("summary", ""))[:_MOST_TOLD], saved=sealed.get("saved", 0),
+            outcome=str(ended.outcome) if ended is not None else "", **self._told(),
+        )  # fmt: skip
+        self._around.web.close_epoch(closed_epoch)
         self._around.tell_supervisor({"type": "journal", "incident": None, "phase": "closed", "closed": self.id})
         self._around.web.close_epoch(self.id)
         self._around.web.close_epoch(self._end_epoch)

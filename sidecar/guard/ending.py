@@ -49,6 +49,20 @@ class Ending:
         self._stopping = True
         self.check()
 
+    def exit_after_kill(self, incident: str) -> None:
+        """End our own container, so that the pod's rules restart all of them. Never while anything is left to do, and
+        only where the settings say so: the word of another process is no reason by itself.
+        """
+        guard = self._guard
+        settings = guard.settings
+        busy = guard.case is not None or bool(guard.sealing)
+        if settings.after_kill != "exit" or self.root is not None or self._stopping or busy:
+            because = "an incident is open" if busy else "it is not for us to end"
+            guard.log("not ended after the kill", incident, because=because)
+            return
+        guard.log("ending after the kill", incident, status=settings.after_kill_exit_code)
+        self._finish(settings.after_kill_exit_code)
+
     def check(self) -> None:
         """See whether it is over. Cheap where it is not."""
         guard = self._guard

@@ -67,6 +67,17 @@ class Hooks:
             self._drained_uncertain = not certain
             self._drain(clock.monotonic() + (_STOP_COMES if certain else _STOP_MAY_COME))
 
+    def pod_goes(self) -> None:
+        """The API server says that the pod is being deleted, and no hook has said so: what exits from now on was told
+        to. An incident that is open already is no part of that, but its record says it.
+        """
+        guard = self._guard
+        if guard.case is not None:
+            guard.case.pod_goes()
+        elif guard.state in (State.STARTING, State.SERVING) and guard.verdicts.alive():
+            guard.log("the pod is being deleted")
+            self._drain(clock.monotonic() + _STOP_COMES)
+
     def closed(self, case: Case) -> None:
         """A case is closed: whoever waited for it is answered."""
         for hook, _ in [waiting for waiting in self._waiting if waiting[1] == case.id]:

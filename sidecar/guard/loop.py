@@ -108,6 +108,8 @@ class Guard:
         self.case: Case | None = None
         self.failed = False
         self.up = False  # the web has heard the engine answer; a later web is told
+        self.observes = False  # the fleet switch's last word: nothing is frozen, captured or killed
+        self.container_names: dict[str, str] = {}  # by a container's id, as the pod's status has them
         self.hooks = Hooks(self)
         self.sealing: list[Case] = []
         self.boot_id = proc.boot_id()
@@ -185,6 +187,7 @@ class Guard:
             self.ending.root = Identity(**root)
             self.discovery.set_root(self.ending.root)
         now = clock.monotonic()
+        self.observes = bool(message.get("observes"))
         if ranks:
             self.log("guard restarted", ranks=len(ranks))
             self.discovery.adopt(rank for rank, _ in ranks)
@@ -385,6 +388,23 @@ class Guard:
             self.remember()
             self._dirty = True
 
+    @property
+    def on_rank_death(self) -> Action:
+        """What a death is answered with, as things stand now."""
+        return Action.OBSERVE if self.observes else self.settings.on_rank_death
+
+    @property
+    def on_liveness_failure(self) -> Action:
+        return Action.OBSERVE if self.observes else self.settings.on_liveness_failure
+
+    def set_observes(self, observes: bool) -> None:
+        """The fleet switch. What was decided before goes on as it was decided."""
+        if observes is not self.observes:
+            self.observes = observes
+            self.log("fleet switch", action="only observing from now on" if observes else "acting as it is set to")
+            self.remember()
+            self._dirty = True
+
     def remember(self) -> None:
         """Have the supervisor keep what a new guard of the same engine would need beside the journal."""
         if not self._greeted:
@@ -392,6 +412,7 @@ class Guard:
         kept = {
             "served": self.state is State.SERVING, "found": self.verdicts.found_failed, "failed": self.failed,
             "drains_until": self.hooks.drains_until, "memory_kills": self.verdicts.memory.given,
+            "observes": self.observes,
         }  # fmt: skip
         self.tell_supervisor({"type": "remember", **kept})
 
@@ -492,6 +513,7 @@ class Guard:
             "incident": self.case.id if self.case is not None else "",
             "failed": self.failed,
             "up": self.up,
+            "observes": self.observes,
             "endpoint": plain(self.discovery.endpoint),
             "ready": ready,
             "ready_detail": f"{count} of {expectation.count} ranks up" if expectation else f"{count} ranks up",

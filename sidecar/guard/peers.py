@@ -19,6 +19,7 @@ from sidecar.system.proc import status_from_wait
 if TYPE_CHECKING:
     from sidecar.guard.loop import Guard
 
+_MOST_CONTAINERS = 256
 _TAKE_UP_AGAIN = (
     20.0,
     600.0,
@@ -171,10 +172,29 @@ class Peers:
                     self._guard.verdicts.liveness(verdict_from(message["verdict"]), about)
                 elif message["type"] == "hook":
                     self._guard.hooks.called(message)
+                elif message["type"] in ("fleet", "containers", "deleting", "after_kill"):
+                    self._take_from_cluster(message)
         except (PeerGone, ProtocolError):
             self._drop_web()
         except (KeyError, TypeError, ValueError) as error:
             self._guard.log("a message of the web makes no sense", error=repr(error))
+
+    def _take_from_cluster(self, message: Message) -> None:
+        """What the web has learnt of Kubernetes. Raises `KeyError` or `TypeError` where it makes no sense."""
+        guard = self._guard
+        if message["type"] == "fleet":
+            if not isinstance(message["observe"], bool):
+                raise TypeError("neither on nor off")
+            guard.set_observes(message["observe"])
+        elif message["type"] == "containers":
+            if not isinstance(message["names"], dict):
+                raise TypeError("no names by containers")
+            names = message["names"].items()
+            guard.container_names = {str(i)[:128]: str(name)[:63] for i, name in list(names)[:_MOST_CONTAINERS]}
+        elif message["type"] == "deleting":
+            guard.hooks.pod_goes()
+        elif message["type"] == "after_kill":
+            guard.ending.exit_after_kill(str(message["incident"]))
 
     def _take_up_word(self, message: Message) -> None:
         """It answered; but what is said of an engine that has ended does not hold for the next one."""

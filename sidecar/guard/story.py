@@ -60,6 +60,11 @@ def pids(identities: Iterable[Identity]) -> str:
     return ", ".join(str(i.pid) for i in sorted(identities, key=lambda i: i.pid))
 
 
+def in_words(failure: Failure) -> str:
+    """How it ended, without the cause: `signal 9`, `exit status 1`."""
+    return _ended(failure).partition(", ")[2]
+
+
 def _ended(failure: Failure) -> str:
     status = failure.status
     if status.signal is not None:

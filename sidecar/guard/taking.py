@@ -156,6 +156,7 @@ class Taking:
         elif kind == "sealed":
             around.web.event("store", dump_bytes=message.get("dump_bytes"), free_bytes=message.get("free_bytes"))
             around.log("sealed", case.id)
+            case.sealed_as = message
             case.close()
 
     def _await_one_to_seal(self) -> None:

@@ -156,11 +156,7 @@ class Verdicts:
         case = guard.case
         if case is not None and case.earlier_run and exit_.identity not in case.story.members:
             guard.set_aside(case)
-        elif (
-            case is not None
-            and case.yields_to_a_death(guard.settings.on_rank_death)
-            and (guard.state is not State.DRAINING)
-        ):
+        elif case is not None and case.yields_to_a_death(guard.on_rank_death) and (guard.state is not State.DRAINING):
             case.hurry("a process failed meanwhile")
         if guard.state is State.DRAINING:
             guard.log("exited in the drain", rank=exit_.rank, status=_words(exit_.status))
@@ -244,7 +240,7 @@ class Verdicts:
         guard = self._guard
         reason = reason_for(first)
         because = tuple(f"{e.rank} {_words(e.status)}" for e in exits)
-        case = guard.new_case(reason, guard.settings.on_rank_death, first.rank, because, failures[0].at)
+        case = guard.new_case(reason, guard.on_rank_death, first.rank, because, failures[0].at)
         root = failures[0]
         guard.log(
             "rank died",
@@ -266,7 +262,7 @@ class Verdicts:
         because = (f"{count} of {expectation.count} ranks ({expectation.why}) after {limit:g} s",)
         case = guard.new_case(
             Reason.RANK_MISSING,
-            guard.settings.on_rank_death,
+            guard.on_rank_death,
             f"{count}of{expectation.count}",
             because,
             clock.monotonic(),
@@ -297,8 +293,8 @@ class Verdicts:
         about_whom = verdict.odd[0] if len(verdict.odd) == 1 else ""
         now = clock.monotonic()
         case = guard.new_case(
-            reason, settings.on_liveness_failure, about_whom, verdict.because, now,
-            deadline=settings.liveness_deadline, verdict=verdict,
+            reason, guard.on_liveness_failure, about_whom, verdict.because, now,
+            deadline=settings.liveness_seconds, verdict=verdict,
         )  # fmt: skip
         guard.log("liveness failed", case.id, verdict=str(verdict.liveness), because="; ".join(verdict.because))
         self._look_whether_it_stays(case.decision, alive, now)
@@ -325,7 +321,7 @@ class Verdicts:
     def pre_stop(self, reason: Reason, because: str, captures: tuple[str, ...], deadline: float, group: str) -> Case:
         """The kubelet is about to stop the engine: save what there is. Nothing is killed, since it will be."""
         guard = self._guard
-        observes = guard.settings.on_liveness_failure is Action.OBSERVE
+        observes = guard.on_liveness_failure is Action.OBSERVE
         case = guard.new_case(
             reason, Action.OBSERVE if observes else Action.CAPTURE, "", (because,), clock.monotonic(),
             deadline=deadline, captures=captures, group=group,
@@ -386,6 +382,7 @@ class Verdicts:
         return Failure(
             exit_.role, exit_.rank, exit_.identity.pid, exit_.identity.start, exit_.status,
             cause_of(exit_.status, limit is not None), exit_.at, wall, seen_by, limit or detail,
+            self._guard.container_names.get(rank.container, "") if rank is not None else "",
         )  # fmt: skip
 
 

@@ -64,6 +64,22 @@ class Limits:
         return max(0.5, self.timeout / 6)
 
 
+WINDOW_SHARE = 0.5  # of the time until the kubelet stops the engine, to find that it is stuck; the rest is for evidence
+
+
+def hurried(limits: Limits, window: float) -> Limits:
+    """The limits for an engine whose health check fails, and that the kubelet stops by its own probe after `window`
+    seconds of that: it ends either way, and before that its evidence is to be taken.
+    """
+    half = WINDOW_SHARE * window
+    return replace(limits, stall_timeout=min(limits.stall_timeout, half), stall_limit=min(limits.stall_limit, half))
+
+
+def hurried_period(period: float, failures: int, window: float) -> float:
+    """How often to ask, so that `failures` failed checks in a row fit into our share of the window."""
+    return min(period, WINDOW_SHARE * window / (failures + 1))
+
+
 @dataclass(frozen=True, slots=True)
 class Judgement:
     """A verdict, and when to ask again.

@@ -124,6 +124,7 @@ def _failure(failure: Failure, first: bool) -> Record:
         "role": failure.role.value,
         "rank": failure.rank,
         "pid": failure.pid,
+        "container": failure.container or None,
         "exit_code": status.code,
         "signal": status.signal,
         "signal_name": _signal_name(status.signal),

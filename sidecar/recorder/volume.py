@@ -23,7 +23,7 @@ from sidecar.recorder.fingerprint import fingerprint_of
 from sidecar.recorder.reactor import Reactor
 from sidecar.recorder.record import Record, build, encode
 from sidecar.recorder.store import SMALL, Found, Store
-from sidecar.recorder.summary import in_order
+from sidecar.recorder.summary import in_order, summary
 from sidecar.recorder.survey import Survey, wall_of
 from sidecar.recorder.work import Work
 from sidecar.recorder.writer import Writer
@@ -328,7 +328,8 @@ class Volume:
         if isinstance(result, BaseException):
             self._lost("retention", result)
         room = _room(result if isinstance(result, Survey) else None)
-        self._tell("sealed", id=work.incident.id, **room)
+        saved = sum(1 for artifact in work.evidence.artifacts() if artifact.path)
+        self._tell("sealed", id=work.incident.id, summary=summary(work.incident, sealed=True), saved=saved, **room)
         self._log("sealed", work.incident.id, dump_bytes=room["dump_bytes"])
         self.exit_status = 0
 

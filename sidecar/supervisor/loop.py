@@ -245,6 +245,7 @@ class Supervisor:
                 "found": self._remembered.get("found", False),
                 "drains_until": self._remembered.get("drains_until"),
                 "memory_kills": self._remembered.get("memory_kills"),
+                "observes": self._remembered.get("observes", False),
                 "engine_root": plain(engine.identity) if engine is not None else None,
                 "root_wait_status": engine.wait_status if engine is not None else None,
                 "drained": self._drained,

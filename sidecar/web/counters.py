@@ -25,6 +25,9 @@ MAX_EPOCHS = 64  # an epoch's events are unacknowledged for seconds, so the last
 MAX_VALUE = 1e18  # seconds or bytes: an exabyte
 MAX_COUNT = 2**53  # what a Prometheus sample can hold without rounding
 
+# What the API server is asked for.
+OPERATIONS = ("get_pod", "create_event", "patch_event", "patch_pod", "delete_pod", "get_configmap")
+
 Labels = tuple[str, ...]
 
 
@@ -67,6 +70,9 @@ COUNTERS: Mapping[str, Counter] = {
     ),
     "reap_timeouts": Counter((), "Terminations after which a process was still there at the limit.", ((),)),
     "records_lost": Counter(("what",), "Evidence or records that could not be written, by what was lost."),
+    "kubernetes_errors": Counter(
+        ("operation",), "Calls of the API server that failed, by what they were for.", tuple((o,) for o in OPERATIONS)
+    ),
     "process_restarts": Counter(
         ("process",), "Restarts of Rankguard's own processes.", (("guard",), ("recorder",), ("web",))
     ),
@@ -133,6 +139,7 @@ EVENTS: Mapping[str, tuple[_Count | _Observe | _Set, ...]] = {
         _Observe("capture_seconds", "seconds", ("kind",), unless=("status", ArtifactStatus.SKIPPED.value)),
     ),
     "terminated": (_Count("terminations", ("outcome",)),),
+    "closed": (),
     "failfast": (_Observe("failfast_seconds", "seconds"),),
     "reap_timeout": (_Count("reap_timeouts"),),
     "store": (_Set("dump_bytes", "dump_bytes", unknown=-1), _Set("dump_free_bytes", "free_bytes", unknown=-1)),

@@ -17,9 +17,9 @@ from sidecar.errors import ProtocolError
 from sidecar.log import Log
 from sidecar.messages import Message
 from sidecar.settings import Settings
-from sidecar.web.pod_status import PodStatus
+from sidecar.web.kubernetes.pod import PodStatus
 
-MARGIN = 20.0  # seconds beyond the captures' own deadline: for the API server, the freeze and the sealing
+MARGIN = 10.0  # seconds beyond the captures' own deadline: for the API server, the freeze and the sealing
 MOST_WAITING = 16  # calls that wait at once; anybody may call where there is no token
 SEND_AGAIN = 0.1  # seconds; the guard may be about to start, or its channel full
 MOST_GUARDS = 2  # a guard that is lost over a call, and the one after it

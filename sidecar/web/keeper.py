@@ -1,4 +1,5 @@
-"""The counters' file on the volume: read once, written whole. Every call here may hang; only a `Worker` makes it.
+"""Small files on the volume, the counters' among them: read whole, written whole. Every call here may hang; only a
+`Worker` makes it.
 
 One writer: the file's name holds the pod's uid, and a pod has one sidecar with one web process.
 """
@@ -29,29 +30,16 @@ class Kept:
     broken: str = ""
 
 
-class CountersFile:
+class KeptFile:
+    """One small JSON file on the volume, `path`."""
+
     def __init__(self, path: str) -> None:
         self.path = path
         self._temporary = path.removesuffix(".json") + ".tmp"
 
-    def read(self) -> Kept:
-        """Read the file. A broken one is set aside as `.bad`. Raises OSError where the volume cannot be read.
-
-        A folder that is not there raises too: the volume may be mounted later, with counts on it.
-        """
-        try:
-            data = self._bytes()
-        except FileNotFoundError:
-            os.stat(os.path.dirname(self.path))
-            return Kept(None)
-        except BrokenCounters as error:
-            return self._set_aside(str(error))
-        try:
-            return Kept(load(data))
-        except BrokenCounters as error:
-            return self._set_aside(str(error))
-
-    def _bytes(self) -> bytes:
+    def data(self) -> bytes:
+        """What is in it. Raises OSError, `FileNotFoundError` where there is none, and `BrokenCounters` where it is
+        nothing of ours."""
         try:
             # O_NONBLOCK: a FIFO in its place must not hang the open. O_NOFOLLOW: no link leads us elsewhere.
             fd = os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -74,12 +62,13 @@ class CountersFile:
         finally:
             os.close(fd)
 
-    def _set_aside(self, why: str) -> Kept:
+    def set_aside(self, why: str) -> str:
+        """Give it another name, for people. Returns `why`, and what went wrong with that."""
         try:
             os.rename(self.path, self.path.removesuffix(".json") + ".bad")
         except OSError as error:
             why += f" (and it cannot be set aside: {error.strerror})"
-        return Kept(None, broken=why)
+        return why
 
     def write(self, data: bytes) -> None:
         """Replace the file. A reader, or a crash at any point, finds the old one or the new one. Raises OSError."""
@@ -108,3 +97,25 @@ class CountersFile:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+class CountersFile(KeptFile):
+    def read(self) -> Kept:
+        """Read the file. A broken one is set aside as `.bad`. Raises OSError where the volume cannot be read.
+
+        A folder that is not there raises too: the volume may be mounted later, with counts on it.
+        """
+        try:
+            data = self.data()
+        except FileNotFoundError:
+            os.stat(os.path.dirname(self.path))
+            return Kept(None)
+        except BrokenCounters as error:
+            return self._set_aside(str(error))
+        try:
+            return Kept(load(data))
+        except BrokenCounters as error:
+            return self._set_aside(str(error))
+
+    def _set_aside(self, why: str) -> Kept:
+        return Kept(None, broken=self.set_aside(why))

@@ -38,12 +38,15 @@ class Ledger:
         log: Log,
         ack: Callable[[str, int], None],
         changed: Callable[[], None],
+        on_new: Callable[[Message], None] = lambda _: None,
     ) -> None:
+        """`on_new` is told of each event that was not counted before."""
         self.counts = counts
         self._file = file
         self._log = log
         self._ack = ack
         self._changed = changed
+        self._on_new = on_new
         self._worker = Worker("counters")
         self._loaded = False
         self._journal: list[Message] = []  # events counted before the file was read; some may be in the file
@@ -96,6 +99,7 @@ class Ledger:
         if not self._loaded and len(self._journal) < JOURNAL_MOST:
             self._journal.append(message)
         self._changed()
+        self._on_new(message)
         self._dirty = True
         if self._failing:
             self._ack(epoch, seq)
@@ -108,6 +112,13 @@ class Ledger:
         self._dirty = True
         if not self._failing:
             self._kick()
+
+    def count(self, counter: str, labels: tuple[str, ...]) -> None:
+        """Count something of our own. It is kept with what is written next: it is not worth a write by itself."""
+        series = self.counts.counters[counter]
+        series[labels] = series.get(labels, 0) + 1
+        self._changed()
+        self._dirty = True
 
     def _kick(self) -> None:
         self._retry = None

@@ -31,6 +31,7 @@ class Metrics(Collector):
         self._rights: Mapping[str, bool] = {}
         self._build = build
         self._config_errors = config_errors
+        self._fleet_observes: bool | None = None
         self._kept: dict[tuple[str, bool], bytes] = {}
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
@@ -43,6 +44,11 @@ class Metrics(Collector):
     def show_rights(self, rights: Mapping[str, bool]) -> None:
         """Take over the doctor's findings: what was tried, and whether it is there."""
         self._rights = rights
+        self._kept.clear()
+
+    def show_fleet(self, observes: bool) -> None:
+        """Take over the fleet switch's word; until then it is what the guard was told by an earlier web."""
+        self._fleet_observes = observes
         self._kept.clear()
 
     def changed(self) -> None:
@@ -71,6 +77,10 @@ class Metrics(Collector):
         yield from self._counters()
         yield from self._histograms()
         yield _gauge("config_errors", "Settings that could not be used and were replaced.", self._config_errors)
+        observes = self._fleet_observes
+        if observes is None:
+            observes = self._state is not None and self._state.observes
+        yield _gauge("fleet_observe", "1 while the fleet switch has it only observe.", float(observes))
         build = GaugeMetricFamily("rankguard_build_info", "What runs here; always 1.", labels=list(self._build))
         build.add_metric(list(self._build.values()), 1)
         yield build

@@ -3,6 +3,8 @@
 supervisor ──control channel──▶ guard's socket ──▶ GuardLink ──state──▶ Metrics ──▶ /metrics, /readyz, API
                                                       ├──event──▶ Ledger ──▶ counters on the volume ──▶ ack
                                                       ├──state──▶ Doctor ──▶ checks of our rights, in a child
+the API server ◀── Events, looks, the fleet switch ── Cluster ◀── event, state
+                                            └── what is learnt of the pod ──▶ GuardLink ──▶ guard
 the engine ◀── health, metrics, looks ── Monitor ◀────┘
                                             └──liveness──▶ GuardLink ──▶ guard
 """
@@ -31,13 +33,13 @@ from sidecar.web.doctor import Doctor
 from sidecar.web.gate import Gate, TokenFile
 from sidecar.web.hooks import Hooks
 from sidecar.web.keeper import CountersFile, counters_path
+from sidecar.web.kubernetes.cluster import Cluster
 from sidecar.web.ledger import Ledger
 from sidecar.web.library import Library
 from sidecar.web.link import PATIENCE, GuardLink
 from sidecar.web.listen import adopt, bind_patiently, is_loopback
 from sidecar.web.liveness.monitor import Monitor
 from sidecar.web.metrics import Metrics
-from sidecar.web.pod_status import PodStatus
 from sidecar.web.pool import Pool
 from sidecar.web.server import App, QuietServer
 from sidecar.web.state import EngineState, state_from
@@ -68,7 +70,10 @@ class Web:
         self._metrics = Metrics(self._counts, build, len(launch.config_errors))
         self._link = GuardLink(log, self._on_message, self._on_away)
         file = CountersFile(counters_path(settings.dump_dir, settings.pod_uid))
-        self._ledger = Ledger(self._counts, file, log, self._link.ack, self._metrics.changed)
+        self._cluster = Cluster(launch, log, self._link.tell, self._count_trouble, self._on_switch)
+        self._ledger = Ledger(
+            self._counts, file, log, self._link.ack, self._metrics.changed, on_new=self._cluster.on_event
+        )
         self._started = time.monotonic()
         self._monitor = Monitor(
             settings,
@@ -79,8 +84,7 @@ class Web:
             memory=memory,
         )
         self._doctor = Doctor(launch, log, self._metrics.show_rights)
-        self._pod = PodStatus(settings, log)
-        self._hooks = Hooks(settings, self._pod, self._link.tell, log)
+        self._hooks = Hooks(settings, self._cluster.pod, self._link.tell, log)
 
     async def run(self) -> None:
         """Serve until SIGTERM, or until the supervisor is gone. Raises what a port failed with."""
@@ -98,7 +102,7 @@ class Web:
         ended = asyncio.create_task(self._ended.wait())
         monitoring = asyncio.create_task(self._monitor.run())
         rounds = asyncio.create_task(self._doctor.run())
-        self._pod.start()
+        cluster = asyncio.create_task(self._cluster.run())
         library = Library(settings.dump_dir, Pool("incidents"), RECORD_LIMIT)
         people = Gate(people_app(self, library), token)
         ports = {
@@ -122,6 +126,7 @@ class Web:
             ended.cancel()
             monitoring.cancel()
             rounds.cancel()
+            cluster.cancel()
             loop.remove_reader(self._control.fileno())
             for setting, task in ports.items():
                 if setting in self._servers:
@@ -169,6 +174,7 @@ class Web:
             if message["type"] == "guard" and len(fds) == 1:
                 self._link.adopt(Channel.from_fd(fds[0]))
                 self._hooks.on_guard()
+                self._cluster.on_guard()
                 continue
             self._log("a message of the supervisor's was ignored", type=message["type"], descriptors=len(fds))
             for fd in fds:
@@ -182,6 +188,7 @@ class Web:
             self._metrics.show(self._state)
             self._monitor.on_state(self._state)
             self._doctor.on_state(self._state)
+            self._cluster.on_state(self._state)
         elif message["type"] == "hook_done":
             self._hooks.on_done(message)
         else:
@@ -194,6 +201,13 @@ class Web:
         self._monitor.on_state(None)
         self._doctor.on_state(None)
         self._hooks.on_away()
+        self._cluster.on_state(None)
+
+    def _count_trouble(self, operation: str) -> None:
+        self._ledger.count("kubernetes_errors", (operation,))
+
+    def _on_switch(self) -> None:
+        self._metrics.show_fleet(bool(self._cluster.fleet.observe))
 
     # What is told (`apps.View`).
 
@@ -243,6 +257,7 @@ class Web:
             "liveness": self._monitor.summary(),
             "on_rank_death": settings.on_rank_death.value,
             "on_liveness_failure": settings.on_liveness_failure.value,
+            "kubernetes": self._cluster.status(),
             "dump_dir": settings.dump_dir,
             "config_errors": list(self._launch.config_errors),
             "pod": {
@@ -263,6 +278,7 @@ class Web:
                 "up": rank.up,
                 "pid": rank.pid or None,
                 "container": rank.container or None,
+                "container_name": self._cluster.names.of(rank.container) or None,
                 "title": rank.title,
                 "deaths": deaths.get((rank.role, rank.rank), 0),
             }

@@ -34,7 +34,8 @@ class RankState:
 class EngineState:
     """One `state` message. `ready` is the guard's own word on readiness, None where it gave none. `endpoint` is where
     the engine's own HTTP server is, None where that is not known. `failed`: found stuck or dead, and the deadline has
-    passed with it still there. `up`: it has answered, by the word of this web or an earlier one.
+    passed with it still there. `up`: it has answered, by the word of this web or an earlier one. `observes`: the fleet
+    switch has it only observe.
     """
 
     state: str
@@ -48,6 +49,7 @@ class EngineState:
     endpoint: Endpoint | None = None
     failed: bool = False
     up: bool = False
+    observes: bool = False
 
     def counted(self) -> tuple[RankState, ...]:
         """The ranks that the expected number counts: workers and schedulers, or engine cores where there are none."""
@@ -91,6 +93,7 @@ def state_from(message: Mapping[str, Any]) -> EngineState:
         endpoint=_endpoint(message.get("endpoint")),
         failed=bool(message.get("failed", False)),
         up=bool(message.get("up", False)),
+        observes=bool(message.get("observes", False)),
     )
 
 

@@ -85,9 +85,11 @@ class Admission:
     async def _decide(self, review: Review, large: bool) -> Answer:
         options = self._options.current
         wanted = claims_wanted(review.pod, options)
-        enforce, claims = await asyncio.gather(
-            self._namespaces.enforce(review.namespace), self._claims.ask(review.namespace, wanted)
-        )
+        enforce, claims = self._namespaces.watched(review.namespace), None
+        if enforce is None or wanted:  # else there is nothing to wait for
+            enforce, claims = await asyncio.gather(
+                self._namespaces.enforce(review.namespace), self._claims.ask(review.namespace, wanted)
+            )
         warnings = []
         if enforce is None:
             warnings.append(

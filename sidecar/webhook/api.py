@@ -55,6 +55,7 @@ class Api:
         self, method: str, path: str, body: object = None, *, seconds: float, kind: str = JSON, accept: str = JSON
     ) -> Any:
         """The answer's JSON. `kind` is the body's content type. Raises `ApiError`, after `seconds` or little more."""
+        self._connected()  # the first call imports the client, which is not the API server's time
         deadline = time.monotonic() + seconds
         response = self._request(method, path, body, seconds, kind, accept)
         try:

@@ -47,10 +47,14 @@ class Namespaces:
         """Whether the first requests find what there is to be known."""
         return not self._started or self._watch.tried or time.monotonic() - self._started > _SETTLING
 
+    def watched(self, name: str) -> str | None:
+        """What the watch told, None where that is nothing."""
+        return self._watched.get(name) if self._watch.live else None
+
     async def enforce(self, name: str) -> str | None:
         """The label's value, "" for none; None where it is not known. Takes a moment at most and never raises."""
-        if self._watch.live and name in self._watched:
-            return self._watched[name]
+        if (told := self.watched(name)) is not None:
+            return told
         if not self._api.reachable or not _NAME.fullmatch(name):
             return None
         found = await self._lookups.ask(name)

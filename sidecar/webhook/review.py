@@ -80,7 +80,7 @@ def answer(review: Review, patch: str = "", warnings: Sequence[str] = (), reason
 
 def _line(text: str) -> str:
     """A warning becomes an HTTP header that kubectl prints: one line, printable."""
-    line = "".join(c if c.isprintable() else " " for c in text)
+    line = text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
     return line if len(line) <= MOST_WARNING else line[: MOST_WARNING - 1] + "…"
 
 

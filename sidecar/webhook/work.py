@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sidecar.inject.options import Options
+from sidecar.inject.patch import json_patch
 from sidecar.inject.pod import inject
 from sidecar.inject.words import Place
-from sidecar.webhook.patch import json_patch
 
 _KEPT = 8
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from doctor_rig import USER, check, nothing, process, result, root_with, statuses, ways
 
 
@@ -158,10 +159,10 @@ def test_a_pod_that_does_not_share_its_process_namespace(tmp_path: Path) -> None
 
 
 def test_a_grace_period_that_is_too_short(tmp_path: Path) -> None:
-    """It must hold the hook, --liveness-deadline and 20 s, and something for the engine. Else: what would be right."""
-    short = check(tmp_path, termination_grace_period=80.0, **nothing())
-    long = check(tmp_path, termination_grace_period=81.0, **nothing())
-    quick = check(tmp_path, termination_grace_period=80.0, liveness_deadline=30.0, **nothing())
+    """It must hold the hook, --liveness-deadline and 10 s, and something for the engine. Else: what would be right."""
+    short = check(tmp_path, termination_grace_period=70.0, **nothing())
+    long = check(tmp_path, termination_grace_period=71.0, **nothing())
+    quick = check(tmp_path, termination_grace_period=70.0, liveness_deadline=30.0, **nothing())
     assert statuses(short, "grace_period") == ["missing"]
     assert ways(result(short, "grace_period"))[0] == {"terminationGracePeriodSeconds": 120}
     assert statuses(long, "grace_period") == ["ok"]
@@ -198,6 +199,8 @@ class Api:
         self.answer: Callable[[], tuple[int, Any]] = lambda: (200, {"kind": "Pod"})
         self.hang = False
         self.seen: list[tuple[str, str | None]] = []
+        self.asked: list[tuple[str, str, dict[str, str]]] = []
+        self.review: Callable[[dict[str, str]], Any] = lambda _: {"status": {"allowed": True}}
         self.over = threading.Event()
         self.folder = folder
         claims = base64.urlsafe_b64encode(json.dumps({"sub": "system:serviceaccount:models:watcher"}).encode())
@@ -215,6 +218,15 @@ class Api:
                 status, body = outer.answer()
                 data = json.dumps(body).encode()
                 self.send_response(status)
+                self.send_header("content-length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def do_POST(self) -> None:
+                asked = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                outer.asked.append((self.path, asked["kind"], asked["spec"]["resourceAttributes"]))
+                data = json.dumps(outer.review(asked["spec"]["resourceAttributes"])).encode()
+                self.send_response(201)
                 self.send_header("content-length", str(len(data)))
                 self.end_headers()
                 self.wfile.write(data)
@@ -270,6 +282,25 @@ def test_a_pod_that_may_be_read(api: Api, tmp_path: Path) -> None:
     assert "the pod has 30 s" in result(found, "grace_period").seen
 
 
+@pytest.mark.parametrize(
+    ("probes", "status", "seen"),
+    [
+        ({}, "not_applicable", "answered at once"),
+        ({"livenessProbe": {"terminationGracePeriodSeconds": 75}}, "ok", "a probe of the engine has 75 s"),
+        ({"livenessProbe": {"terminationGracePeriodSeconds": 70}}, "missing", "a probe of the engine has 70 s"),
+        ({"livenessProbe": {"terminationGracePeriodSeconds": 75}, "startupProbe": {}}, "missing", "the pod has 30 s"),
+    ],
+)
+def test_a_probes_own_grace_period_governs(api: Api, tmp_path: Path, probes: dict, status: str, seen: str) -> None:
+    """What a failed probe leads to is bounded by the probe's value, and by the pod's only where it has none."""
+    hook = {"preStop": {"httpGet": {"path": "/hooks/prestop", "port": 21400}}}
+    spec = {"terminationGracePeriodSeconds": 30, "containers": [{"name": "engine", "lifecycle": hook, **probes}]}
+    api.answer = lambda: (200, {"kind": "Pod", "spec": spec})
+    found = api.checked(tmp_path)
+    assert statuses(found, "grace_period") == [status]
+    assert seen in result(found, "grace_period").seen
+
+
 def test_a_pod_that_may_not_be_read(api: Api, tmp_path: Path) -> None:
     """The remedy names the service account that the token is of; nothing fails, since all works without it."""
     api.answer = lambda: (403, {"kind": "Status"})
@@ -280,6 +311,52 @@ def test_a_pod_that_may_not_be_read(api: Api, tmp_path: Path) -> None:
     assert "{kind: ServiceAccount, name: watcher, namespace: models}" in text
     assert "verbs: [get]" in text
     assert api.token not in json.dumps([one.seen for one in found.results]) + text
+
+
+EVERYTHING = {
+    "kubernetes_annotation": True, "after_kill": "delete-pod", "fleet_switch": "rankguard-system/fleet",
+}  # fmt: skip
+
+
+def test_what_the_settings_ask_for_is_allowed(api: Api, tmp_path: Path) -> None:
+    """The server is asked for its opinion of each right, by the object's name where there is one; nothing is made."""
+    found = api.checked(tmp_path, **EVERYTHING)
+    assert statuses(found, "api_rights") == ["ok"]
+    assert {(path, kind) for path, kind, _ in api.asked} == {
+        ("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", "SelfSubjectAccessReview")
+    }
+    assert [right for _, _, right in api.asked] == [
+        {"verb": "create", "resource": "events", "namespace": "models"},
+        {"verb": "patch", "resource": "pods", "namespace": "models", "name": "engine-0"},
+        {"verb": "delete", "resource": "pods", "namespace": "models", "name": "engine-0"},
+        {"verb": "get", "resource": "configmaps", "namespace": "rankguard-system", "name": "fleet"},
+    ]
+    assert statuses(api.checked(tmp_path, kubernetes_events=False), "api_rights") == ["not_applicable"]
+
+
+def test_what_the_settings_ask_for_is_refused(api: Api, tmp_path: Path) -> None:
+    """The remedy is a role with what is missing and nothing else, in each namespace, for the account of the token."""
+    api.review = lambda right: {"status": {"allowed": right["verb"] == "create"}}
+    one = result(api.checked(tmp_path, **EVERYTHING), "api_rights")
+    assert (one.status, one.seen) == ("missing", "refused: patch pods, delete pods, get configmaps")
+    (remedy,) = one.remedies
+    documents = list(yaml.safe_load_all(remedy.yaml))
+    assert [(d["kind"], d["metadata"]["namespace"]) for d in documents] == [
+        ("Role", "models"), ("RoleBinding", "models"),
+        ("Role", "rankguard-system"), ("RoleBinding", "rankguard-system"),
+    ]  # fmt: skip
+    assert [rule["verbs"] for rule in documents[0]["rules"]] == [["patch"], ["delete"]]
+    assert documents[2]["rules"] == [
+        {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get"], "resourceNames": ["fleet"]}
+    ]
+    account = {"kind": "ServiceAccount", "name": "watcher", "namespace": "models"}
+    assert [documents[i]["subjects"] for i in (1, 3)] == [[account]] * 2
+
+
+@pytest.mark.parametrize("answer", [{}, [], {"status": {"allowed": None}}])
+def test_an_opinion_that_is_none(api: Api, tmp_path: Path, answer: Any) -> None:
+    api.review = lambda _: answer
+    assert statuses(api.checked(tmp_path), "api_rights") == ["unknown"]
 
 
 def test_an_api_server_that_is_silent(api: Api, tmp_path: Path) -> None:

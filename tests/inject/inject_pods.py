@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import Any
 
 from sidecar.config import load
@@ -58,9 +59,12 @@ def engine(pod: dict[str, Any]) -> dict[str, Any]:
 
 
 def environ(container: dict[str, Any]) -> dict[str, str]:
-    """Its variables; what comes from the pod is some name."""
-    values = {entry["name"]: entry.get("value", "from-the-pod") for entry in container.get("env") or []}
-    assert len(values) == len(container.get("env") or []), "a variable is set twice"
+    """Its variables as the kubelet would fill them in; what comes from the pod is some name."""
+    values: dict[str, str] = {}
+    for entry in container.get("env") or []:
+        assert entry["name"] not in values, "a variable is set twice"
+        text = entry.get("value", "from-the-pod")
+        values[entry["name"]] = re.sub(r"\$\(([A-Z_]+)\)", lambda found: values.get(found[1], found[0]), text)
     return values
 
 

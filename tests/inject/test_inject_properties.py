@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+from random import Random
 from typing import Any
 
+import jsonpatch
 import kubernetes_validate
 import pytest
 from hypothesis import given, settings
@@ -23,134 +25,118 @@ OURS = "rankguard.dev/"
 MESHES = ("traffic.sidecar.istio.io/excludeInboundPorts", "config.linkerd.io/skip-inbound-ports")
 
 
-def sometimes(key: str, values: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
-    return st.one_of(st.just({}), values.map(lambda value: {key: value}))
-
-
-@st.composite
-def merged(draw: st.DrawFn, *parts: st.SearchStrategy[dict[str, Any]]) -> dict[str, Any]:
-    value: dict[str, Any] = {}
-    for part in parts:
-        value |= draw(part)
-    return value
-
-
-IDS = st.integers(0, 70000)
-PORTS = st.sampled_from((80, 8000, 21401, 30000))
-SIZES = st.sampled_from(("1", "500m", "2", "4Gi", "64Gi", "100Mi"))
-WORDS = st.sampled_from(
-    ("bash", "-c", "vllm serve m", "python3", "-m", "sglang.launch_server", "sleep 1; true", "x", "ü")
-)
-TARGETS = ("CUDA_COREDUMP_FILE", "SPT_NOENV", "POD_NAME", "RANKGUARD_POD_NAME", "A", "B")
-PROBES = merged(
-    st.just({"httpGet": {"path": "/health", "port": 8000}}),
-    sometimes("periodSeconds", st.integers(1, 60)),
-    sometimes("failureThreshold", st.integers(1, 200)),
-    sometimes("timeoutSeconds", st.integers(1, 30)),
-)
-GRACE = sometimes("terminationGracePeriodSeconds", st.integers(1, 300))
-HOOKS = st.sampled_from(
-    ({"exec": {"command": ["sleep", "5"]}}, {"httpGet": {"path": "/x", "port": 1}}, {"sleep": {"seconds": 3}},
-     {"httpGet": {"path": "/hooks/prestop", "port": 21400}})
-)  # fmt: skip
-SECURITY = merged(
-    sometimes("runAsUser", IDS),
-    sometimes("runAsGroup", IDS),
-    sometimes("runAsNonRoot", st.booleans()),
-    sometimes("readOnlyRootFilesystem", st.booleans()),
-    sometimes("capabilities", st.sampled_from(({"drop": ["ALL"]}, {"add": ["IPC_LOCK"]}, {"add": ["SYS_ADMIN"]}))),
-)
-AMOUNTS = st.dictionaries(st.sampled_from(("cpu", "memory", "ephemeral-storage")), SIZES)
-RESOURCES = merged(
-    sometimes("limits", st.one_of(AMOUNTS, AMOUNTS.map(lambda some: {**some, "nvidia.com/gpu": "2"}))),
-    sometimes("requests", AMOUNTS),
-)
-ENV = st.lists(st.sampled_from(TARGETS), unique=True, max_size=3).map(
-    lambda names: [{"name": name, "value": f"my {name}"} for name in names]
-)
 VOLUMES = ("dshm", "rankguard-dumps", "models")
-MOUNTS = st.lists(
-    st.sampled_from(("/dev/shm", "/dev/shm/", "/tmp", "/models", "/var/lib/rankguard/engine")), unique=True, max_size=3
-).map(lambda paths: [{"name": VOLUMES[at % 3], "mountPath": path} for at, path in enumerate(paths)])
-
-
-def containers(name: str) -> st.SearchStrategy[dict[str, Any]]:
-    return merged(
-        st.just({"name": name}),
-        st.sampled_from(("vllm/vllm-openai:v1", "proxy:2", "lmsysorg/sglang:v2")).map(lambda image: {"image": image}),
-        sometimes("command", st.lists(WORDS, min_size=1, max_size=4)),
-        sometimes("args", st.lists(WORDS, max_size=3)),
-        sometimes("env", ENV),
-        sometimes("envFrom", st.just([{"configMapRef": {"name": "x"}}])),
-        sometimes("ports", PORTS.map(lambda port: [{"containerPort": port}])),
-        sometimes("volumeMounts", MOUNTS),
-        sometimes("resources", RESOURCES),
-        sometimes("securityContext", SECURITY),
-        sometimes("livenessProbe", merged(PROBES, GRACE)),
-        sometimes("startupProbe", merged(PROBES, GRACE)),
-        sometimes("readinessProbe", PROBES),
-        sometimes("lifecycle", merged(sometimes("preStop", HOOKS), sometimes("postStart", HOOKS))),
-        sometimes("terminationMessagePath", st.sampled_from(("/dev/termination-log", "/tmp/why"))),
-    )
-
-
-@st.composite
-def pods(draw: st.DrawFn) -> dict[str, Any]:
-    """Pods as people write them: anything may be missing, null, or named as ours."""
-    metadata = draw(
-        merged(
-            st.just({"name": "p"}),
-            st.sampled_from((LABEL, {**LABEL, "leaderworkerset.sigs.k8s.io/name": "g"})).map(lambda x: {"labels": dict(x)}),
-            sometimes(
-                "annotations",
-                st.dictionaries(
-                    st.sampled_from((f"{OURS}death-deadline", f"{OURS}liveness", f"{OURS}nvml", "mine", *MESHES)),
-                    st.sampled_from(("5", "true", "8080")),
-                ),
-            ),
-        )
-    )  # fmt: skip
-    names = draw(st.sampled_from((("engine",), ("engine", "proxy"), ("proxy", "engine"))))
-    spec = draw(
-        merged(
-            st.just({"volumes": [{"name": name, "emptyDir": {}} for name in VOLUMES]}),
-            sometimes("initContainers", containers("fetch").map(lambda c: [without(c, "lifecycle", "probes")])),
-            sometimes("hostNetwork", st.booleans()),
-            sometimes("restartPolicy", st.sampled_from(("Always", "OnFailure", "Never"))),
-            sometimes("terminationGracePeriodSeconds", st.integers(0, 900)),
-            sometimes("securityContext", st.fixed_dictionaries({"runAsUser": IDS, "fsGroup": IDS})),
-            sometimes("serviceAccountName", st.just("inference")),
-            sometimes("tolerations", st.just([{"operator": "Exists"}])),
-        )
-    )
-    spec["containers"] = [draw(containers(name)) for name in names]
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
-
-
-def without(container: dict[str, Any], *_: str) -> dict[str, Any]:
-    """An init container, which has neither probes nor hooks."""
-    return {key: value for key, value in container.items() if "Probe" not in key and key != "lifecycle"}
-
-
-OPTIONS = merged(
-    sometimes("form", st.sampled_from(("native", "ordinary"))),
-    sometimes("rights", st.sampled_from(("auto", "full", "twin", "signals"))),
-    sometimes("volume-size-limit", st.sampled_from(("1Gi", "20Gi"))),
-    st.sampled_from(({}, {"volume": "claim", "volume-claim": "c"}, {"volume": "host-path", "volume-host-path": "/d"})),
-    *(sometimes(name, st.booleans()) for name in ("liveness", "nvml", "engine-environment", "api-token")),
-).map(load_options)
-PLACES = st.builds(
-    Place,
-    enforce=st.sampled_from(("", "privileged", "baseline", "restricted")),
-    owner_kind=st.sampled_from(("", "Job", "LeaderWorkerSet")),
-    claims=st.sampled_from((None, {"c": ClaimState.MISSING}, {"c": ClaimState.OK})),
-    token=st.sampled_from(("", "token")),
+SIZES = ("1", "500m", "2", "4Gi", "64Gi", "100Mi")
+WORDS = ("bash", "-c", "vllm serve m", "python3", "-m", "sglang.launch_server", "sleep 1; true", "ü")
+NAMES = ("CUDA_COREDUMP_FILE", "SPT_NOENV", "POD_NAME", "RANKGUARD_POD_NAME", "A", "B")
+PATHS = ("/dev/shm", "/tmp", "/models", "/var/lib/rankguard/engine")
+HOOKS = (
+    {"exec": {"command": ["sleep", "5"]}},
+    {"httpGet": {"path": "/x", "port": 1}},
+    {"httpGet": {"path": "/hooks/prestop", "port": 21400}},
 )
+
+
+class Pods:
+    """Pods as people write them: anything may be missing, or named as ours. One for each number, so that many are made
+    in the time in which hypothesis would draw one value by value."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = Random(seed)
+
+    def some(self, **values: Any) -> dict[str, Any]:
+        """Each of these or not. A function is asked for its value, of a tuple one is chosen."""
+        return {name: self.one(value) for name, value in values.items() if self.random.random() < 0.5}
+
+    def one(self, value: Any) -> Any:
+        value = value() if callable(value) else self.random.choice(value) if isinstance(value, tuple) else value
+        return copy.deepcopy(value)
+
+    def few(self, values: tuple[str, ...]) -> list[str]:
+        return self.random.sample(values, self.random.randint(0, 3))
+
+    def amounts(self) -> dict[str, Any]:
+        gpu = {"nvidia.com/gpu": "2"} if self.random.random() < 0.4 else {}
+        return {name: self.one(SIZES) for name in self.few(("cpu", "memory", "ephemeral-storage"))} | gpu
+
+    def probe(self) -> dict[str, Any]:
+        numbers = self.some(periodSeconds=(1, 10), failureThreshold=(1, 180), timeoutSeconds=(1, 25))
+        return {"httpGet": {"path": "/health", "port": 8000}, **numbers}
+
+    def mortal(self) -> dict[str, Any]:
+        return self.probe() | self.some(terminationGracePeriodSeconds=(10, 300))
+
+    def container(self, name: str) -> dict[str, Any]:
+        image = self.one(("vllm/vllm-openai:v1", "proxy:2", "lmsysorg/sglang:v2"))
+        return {"name": name, "image": image} | self.some(
+            command=lambda: self.few(WORDS),
+            args=lambda: self.few(WORDS),
+            env=lambda: [{"name": name, "value": f"my {name}"} for name in self.few(NAMES)],
+            envFrom=[{"configMapRef": {"name": "x"}}],
+            ports=([{"containerPort": 8000}], [{"containerPort": 21401}]),
+            volumeMounts=lambda: [{"name": self.one(VOLUMES), "mountPath": path} for path in self.few(PATHS)],
+            resources=lambda: self.some(limits=self.amounts, requests=self.amounts),
+            securityContext=lambda: self.some(
+                runAsUser=(0, 1000), runAsGroup=(0, 1000), readOnlyRootFilesystem=(True, False),
+                capabilities=({"drop": ["ALL"]}, {"add": ["IPC_LOCK"]}, {"add": ["SYS_ADMIN"]}),
+            ),
+            terminationMessagePath=("/dev/termination-log", "/tmp/why"),
+        )  # fmt: skip
+
+    def whole_container(self, name: str) -> dict[str, Any]:
+        return self.container(name) | self.some(
+            livenessProbe=self.mortal,
+            startupProbe=self.mortal,
+            readinessProbe=self.probe,
+            lifecycle=lambda: self.some(preStop=HOOKS, postStart=HOOKS[:2]),
+        )
+
+    def pod(self) -> dict[str, Any]:
+        keys = (f"{OURS}death-deadline", f"{OURS}liveness", f"{OURS}nvml", "mine", *MESHES)
+        more = self.some(**{"leaderworkerset.sigs.k8s.io/name": "g"})
+        metadata = {"name": "p", "labels": {**LABEL, **more}} | self.some(
+            annotations=lambda: {key: self.one(("5", "true", "8080")) for key in self.few(keys)}
+        )
+        spec = {"volumes": [{"name": name, "emptyDir": {}} for name in VOLUMES]} | self.some(
+            initContainers=lambda: [self.container("fetch")],
+            restartPolicy=("Always", "OnFailure", "Never"),
+            terminationGracePeriodSeconds=(0, 900),
+            securityContext={"runAsUser": 5, "fsGroup": 6},
+            serviceAccountName="inference",
+            tolerations=[{"operator": "Exists"}],
+        )
+        names = self.one((["engine"], ["engine", "proxy"], ["proxy", "engine"]))
+        spec["containers"] = [self.whole_container(name) for name in names]
+        return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+
+    def options(self) -> Options:
+        volume = self.one(
+            ({}, {"volume": "claim", "volume-claim": "c"}, {"volume": "host-path", "volume-host-path": "/d"})
+        )
+        return load_options(
+            volume | self.some(
+                form=("native", "ordinary"), rights=("auto", "full", "twin", "signals"), liveness=(True, False),
+                nvml=(True, False), **{"engine-environment": (True, False), "api-token": (True, False),
+                                       "volume-size-limit": ("1Gi", "20Gi")},
+            )
+        )  # fmt: skip
+
+    def place(self) -> Place:
+        return Place(
+            enforce=self.one(("", "privileged", "baseline", "restricted")),
+            owner_kind=self.one(("", "Job", "LeaderWorkerSet")),
+            claims=self.one((None, {"c": ClaimState.MISSING}, {"c": ClaimState.OK})),
+            token=self.one(("", "token")),
+        )
+
+
+CASES = st.integers(0, 2**32 - 1).map(Pods).map(lambda made: (made.pod(), made.options(), made.place()))
 
 
 @settings(max_examples=150)
-@given(pods(), OPTIONS, PLACES)
-def test_nothing_of_the_users_is_lost_or_changed(pod, options, place):
+@given(CASES)
+def test_nothing_of_the_users_is_lost_or_changed(case):
+    pod, options, place = case
     before = copy.deepcopy(pod)
     after = inject(pod, options, place).pod
     assert pod == before
@@ -191,29 +177,31 @@ def changed(was: dict[str, Any], has: dict[str, Any]) -> list[str]:
     for key in ("livenessProbe", "startupProbe"):
         old, new = was.get(key), has.get(key)
         if old is not None:
-            lines += (
-                [] if {**new, **old} == new and new.keys() - old.keys() <= {"terminationGracePeriodSeconds"} else [key]
-            )
+            added = new.keys() - old.keys()
+            same = {**new, **old} == new and added <= {"terminationGracePeriodSeconds"}
+            lines += [] if same else [key]
     hooks = was.get("lifecycle") or {}
     lines += [name for name in hooks if has["lifecycle"].get(name) != hooks[name]]
     return lines
 
 
 @settings(max_examples=100)
-@given(pods(), OPTIONS, PLACES)
-def test_twice_is_once(pod, options, place):
+@given(CASES)
+def test_twice_is_once(case):
     """The webhook is asked again when another one has changed the pod."""
+    pod, options, place = case
     once = inject(pod, options, place).pod
     again = inject(once, options, place)
     assert again.pod == once
     assert not again.injected
 
 
-@settings(max_examples=60)
-@given(pods(), OPTIONS, PLACES)
+@settings(max_examples=12)
+@given(CASES)
 @pytest.mark.parametrize("version", VERSIONS)
-def test_the_api_server_takes_it(version, pod, options, place):
+def test_the_api_server_takes_it(version, case):
     """With nothing that its schemas do not know; and `rankguard run` takes its environment."""
+    pod, options, place = case
     kubernetes_validate.validate(pod, version, strict=True)
     result = inject(pod, options, place)
     kubernetes_validate.validate(result.pod, version, strict=True)
@@ -223,10 +211,9 @@ def test_the_api_server_takes_it(version, pod, options, place):
 
 
 @settings(max_examples=60)
-@given(pods(), OPTIONS, PLACES)
-def test_the_patch_makes_the_pod(pod, options, place):
-    import jsonpatch
-
+@given(CASES)
+def test_the_patch_makes_the_pod(case):
+    pod, options, place = case
     after = inject(pod, options, place).pod
     assert jsonpatch.apply_patch(pod, json_patch(pod, after)) == after
     assert json_patch(after, after) == []
@@ -240,9 +227,10 @@ JSON = st.recursive(
 
 
 @settings(max_examples=200)
-@given(pods(), st.data())
-def test_whatever_stands_in_a_pod_nothing_is_raised(pod, data):
+@given(CASES, st.data())
+def test_whatever_stands_in_a_pod_nothing_is_raised(case, data):
     """One value of it is replaced by anything at all."""
+    pod, _, _ = case
     places = [path for path in paths(pod) if path]
     *way, last = data.draw(st.sampled_from(places))
     inside = pod

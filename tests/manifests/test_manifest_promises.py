@@ -32,7 +32,7 @@ from sidecar.settings import Settings
 
 DEFAULTS = Settings()
 PORT = parse(DEFAULTS.listen or "").port
-SEALING = 20  # seconds after --liveness-deadline at which the hook answers at the latest
+SEALING = 10  # seconds after --liveness-deadline at which the hook answers at the latest
 ENGINES_END = 30  # seconds that an engine should have for its own way down
 SHIPPED = (*PLAIN, *(f"{name} with all options" for name in PLAIN), *EXAMPLES, "leaderworkerset's workers")
 

@@ -12,12 +12,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from recorder_rig import ROOT, identity_of
+from recorder_rig import PROC, ROOT, identity_of
 
 from sidecar.model import Identity
 from sidecar.recorder.capture import cuda_coredump
 from sidecar.recorder.capture.base import Attempt, Ended, Piece, Scene, Target
-from sidecar.system.proc import Proc
 
 GIB = 1 << 30
 
@@ -69,7 +68,7 @@ def target(identity: Identity, label: str = "TP0") -> Target:
 
 def scene(folder: Path, room: int = GIB, most: int = GIB, frozen: bool = False) -> Scene:
     return Scene(
-        proc=Proc(), frozen=frozen, pyspy="", python=sys.executable, package_root=str(ROOT), folder=str(folder),
+        proc=PROC, frozen=frozen, pyspy="", python=sys.executable, package_root=str(ROOT), folder=str(folder),
         room=room, coredump_max_bytes=most,
     )  # fmt: skip
 

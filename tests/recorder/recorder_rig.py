@@ -56,6 +56,9 @@ runs_the_scheduler_loop()
 """
 
 
+PROC = Proc()  # one for all looks: each holds a descriptor
+
+
 def wait_for(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
     """Look until it is so; there is nothing to be woken by."""
     deadline = time.monotonic() + seconds
@@ -99,13 +102,13 @@ class Ranks:
 
 
 def identity_of(pid: int) -> Identity:
-    stat = Proc().stat(pid)
+    stat = PROC.stat(pid)
     assert stat is not None
     return stat.identity
 
 
 def state_of(pid: int) -> str:
-    stat = Proc().stat(pid)
+    stat = PROC.stat(pid)
     return stat.state if stat else ""
 
 

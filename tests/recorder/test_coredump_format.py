@@ -11,14 +11,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from recorder_rig import identity_of
+from recorder_rig import PROC, identity_of
 
 from sidecar.demo.cuda_double import dump
 from sidecar.recorder.capture.inherited import inherited
 from sidecar.recorder.coredump import elf, mounts
 from sidecar.recorder.coredump.target import TargetProcess
 from sidecar.recorder.coredump.template import Names, expand, likely_file, names
-from sidecar.system.proc import Proc
 
 
 def shortfall(path: Path, data: bytes) -> str:
@@ -111,11 +110,10 @@ def test_an_environment_that_was_wiped_out_is_read_from_the_parent() -> None:
     try:
         assert process.stdout is not None
         process.stdout.readline()
-        proc = Proc()
-        (child,) = [pid for pid in proc.pids() if (stat := proc.stat(pid)) and stat.ppid == process.pid]
-        assert b"CUDA" not in (proc.environ(child) or b"")
-        assert inherited(proc, child, ["CUDA_COREDUMP_FILE"]) == {"CUDA_COREDUMP_FILE": "/here"}
-        assert inherited(proc, child, ["CUDA_COREDUMP_PIPE"]) == {}
+        (child,) = [pid for pid in PROC.pids() if (stat := PROC.stat(pid)) and stat.ppid == process.pid]
+        assert b"CUDA" not in (PROC.environ(child) or b"")
+        assert inherited(PROC, child, ["CUDA_COREDUMP_FILE"]) == {"CUDA_COREDUMP_FILE": "/here"}
+        assert inherited(PROC, child, ["CUDA_COREDUMP_PIPE"]) == {}
     finally:
         process.communicate(b"\n")
 

@@ -223,7 +223,7 @@ def test_a_file_of_another_user_is_no_dump(begin: Begin, tmp_path: Path, inciden
     """CUDA_COREDUMP_FILE may name any file: only the process's own user's counts."""
     name = tmp_path / "engine" / "dump"
     double = begin(tmp_path / "engine", "--behaviour", "no-file", environ={"CUDA_COREDUMP_FILE": str(name)})
-    run = Run(double.identity, scene(incident), seconds=2.5)
+    run = Run(double.identity, scene(incident), seconds=6.0)
     double.wait("triggered")
     dump(f"{name}.new", 5000)
     os.chown(f"{name}.new", 12345, 12345)

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from recorder_rig import ID, Ranks, Start, artifacts, incident, member, rank_process, state_of, wait_for
+from recorder_rig import ID, PROC, Ranks, Start, artifacts, incident, member, rank_process, state_of, wait_for
 from test_recorder_limits import HANGS, REAL, fake_pyspy, gone
 
 from sidecar.model import ArtifactStatus, Identity
@@ -17,7 +17,6 @@ from sidecar.recorder.capture.base import Piece, Scene, Target
 from sidecar.recorder.captures import Captures, Taken
 from sidecar.recorder.motion import Motion
 from sidecar.recorder.reactor import Reactor
-from sidecar.system.proc import Proc
 
 # Stands in one function until its first stack was taken, then in another: it watches a file for the word to go on.
 MOVES = """
@@ -201,7 +200,7 @@ os.read(fd, 100)
     reactor = Reactor()
     folder = tmp_path / ID
     folder.mkdir()
-    scene = Scene(Proc(), frozen=False, pyspy="", targets=(target,))
+    scene = Scene(PROC, frozen=False, pyspy="", targets=(target,))
     captures = Captures(("flight_recorder",), scene, time.monotonic() + 20, reactor)
     assert captures.step() == []
     assert not os.path.exists(tmp_path / "dump_0"), "not triggered before there is a place for it"
@@ -223,7 +222,7 @@ os.read(fd, 100)
 def test_without_a_volume_there_is_a_word_and_no_wait(ranks: Ranks) -> None:
     target = Target(ranks.start(), "scheduler", "TP0", "", "TP0", is_rank=True)
     reactor = Reactor()
-    scene = Scene(Proc(), frozen=False, pyspy="", targets=(target,))
+    scene = Scene(PROC, frozen=False, pyspy="", targets=(target,))
     captures = Captures(("flight_recorder",), scene, time.monotonic() + 0.4, reactor)
     pieces: list[Piece] = []
     while not captures.done:

@@ -6,6 +6,8 @@ import pytest
 from web_harness import OPENMETRICS, rank, wait_for, web_process
 
 CONTRACT = {
+    "rankguard_fleet_observe": "gauge",
+    "rankguard_kubernetes_errors_total": "counter",
     "rankguard_rank_up": "gauge",
     "rankguard_ranks_expected": "gauge",
     "rankguard_dump_bytes": "gauge",

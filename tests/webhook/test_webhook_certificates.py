@@ -184,9 +184,8 @@ def test_a_right_that_is_missing_is_said_and_tried_again(api: ApiServer, tmp_pat
     api.fault = fail
     with own(api, tmp_path) as webhook:
         webhook.wait_for("the API server does not let us keep our certificates")
-        found = webhook.plain("/readyz")
-        assert found.status_code == 503
-        assert "forbidden" in found.text
+        eventually(lambda: "forbidden" in webhook.plain("/readyz").text, "the reason")
+        assert webhook.plain("/readyz").status_code == 503
         assert webhook.plain("/healthz").status_code == 200
         api.fault = lambda method, path: None
         webhook.ready()
@@ -268,3 +267,15 @@ def test_a_servers_certificate_ends_with_its_ca() -> None:
     ca = make_ca(NOW, timedelta(days=10))
     pair = make_server(ca, HOSTS, NOW, timedelta(days=90))
     assert leaf(pair).not_valid_after_utc == leaf(ca).not_valid_after_utc
+
+
+def test_a_next_ca_is_trusted_for_an_hour_before_it_signs() -> None:
+    """Not a minute less: by then every API server has read of it."""
+    at = NOW + timedelta(days=500)
+    kept = planned(planned(None, HOSTS, NOW, LIVES), HOSTS, at, LIVES)
+    assert kept.next_ca is not None
+    early = planned(kept, HOSTS, at + timedelta(minutes=59), LIVES)
+    assert early.ca == kept.ca
+    late = planned(kept, HOSTS, at + timedelta(minutes=60), LIVES)
+    assert late.ca == kept.next_ca
+    assert late.former == kept.ca.chain

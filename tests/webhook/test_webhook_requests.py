@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from sidecar_process import eventually
 from webhook_process import Webhook, answer_on, certificates, containers, patched, pod, request, review
 
-from sidecar.webhook.patch import json_patch
+from sidecar.inject.patch import json_patch
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from sidecar.log import Log
 from sidecar.masking import mask_text
 from sidecar.messages import Message
 from sidecar.model import Identity, State, plain
-from sidecar.policy.progress import Judgement, Limits, judge, keep_from
+from sidecar.policy.progress import Judgement, Limits, hurried, hurried_period, judge, keep_from
 from sidecar.policy.sightings import Answer, ProbeResult, Scrape
 from sidecar.settings import Settings
 from sidecar.system.memory import OwnMemory
@@ -75,11 +75,15 @@ class Monitor:
         self._pyspy = PySpy(pyspy, memory)
         self._fetcher = Fetcher()
         self._prober = Prober(self._fetcher)
+        self._window = settings.target_probe_window
+        self._period = settings.probe_period
+        if self._window is not None:
+            self._period = hurried_period(self._period, settings.probe_failures, self._window)
         self._limits = Limits(
             stall_timeout=settings.stall_timeout,
             stall_limit=settings.stall_limit,
             probe_failures=settings.probe_failures,
-            probe_period=settings.probe_period,
+            probe_period=self._period,
         )
         self._wake = asyncio.Event()
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -185,7 +189,7 @@ class Monitor:
         """Whether we ourselves stood still (stopped, or starved of CPU): old sightings then look like a long stall."""
         gap = now - self._awake
         self._awake = now
-        if gap <= self._settings.probe_period + self._settings.stall_timeout / 4 + _LATE:
+        if gap <= self._period + self._settings.stall_timeout / 4 + _LATE:
             return False
         self._log("the liveness watch stood still itself and begins anew", seconds=round(gap, 1))
         self._begin_anew()
@@ -214,13 +218,13 @@ class Monitor:
                     await self._watch()
                 except Exception as error:  # noqa: BLE001 - the task's outermost loop: the web must not end of this
                     self._trouble("the liveness watch", error)
-                    await asyncio.sleep(self._settings.probe_period)
+                    await asyncio.sleep(self._period)
         finally:
             self._end_tasks()
             self._pyspy.close()
 
     async def _watch(self) -> None:
-        period = self._settings.probe_period
+        period = self._period
         tick = 0.0
         while True:
             self._wake.clear()
@@ -351,6 +355,8 @@ class Monitor:
             return
         limits = replace(self._limits, health_runs=_RUNS in self.urls[0])
         seen.keep_from(keep_from(limits, now))
+        if self._window is not None and seen.probes and seen.probes[-1].answer not in (Answer.OK, Answer.UNKNOWN):
+            limits = hurried(limits, self._window)
         judgement = judge(seen.probes, seen.scrapes, seen.looks, limits, now, up_since=self._up_since)
         self._judgement = judgement
         self._look_at = judgement.look_at

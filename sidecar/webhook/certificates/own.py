@@ -157,7 +157,16 @@ class OwnCertificates:
         self._api.call("POST", self._place.secrets_path, body, seconds=PATIENCE)
 
     def _have_trusted(self, kept: Kept) -> None:
-        """Write caBundle into every webhook of the configuration that has another. Raises `ApiError`."""
+        """Have caBundle in every webhook of the configuration. Raises `ApiError`."""
+        for left in reversed(range(_ROUNDS)):
+            try:
+                self._write_bundle(kept)
+                return
+            except ApiError as error:
+                if error.status not in (409, 422) or not left:  # another replica was faster, perhaps with the same
+                    raise
+
+    def _write_bundle(self, kept: Kept) -> None:
         path = self._place.configuration_path
         configuration = self._api.call("GET", path, seconds=PATIENCE)
         bundle = base64.b64encode(kept.bundle).decode()

@@ -16,7 +16,8 @@ import pytest
 
 from sidecar.log import Log
 from sidecar.settings import Settings
-from sidecar.web.pod_status import PodLook, PodStatus, group_in_environment, pod_in
+from sidecar.web.kubernetes.api import Api
+from sidecar.web.kubernetes.pod import PodFacts, PodLook, PodStatus, facts_in, group_in_environment, pod_in
 
 LWS = "leaderworkerset.sigs.k8s.io/"
 
@@ -31,6 +32,7 @@ class ApiServer:
     def __init__(self, folder: Path, certificates: Path) -> None:
         self.answer: Callable[[BaseHTTPRequestHandler], None] = lambda handler: reply(handler, pod())
         self.seen: list[tuple[str, str | None]] = []
+        self.troubles: list[str] = []
         self.released = threading.Event()
         self.folder = folder
         (folder / "token").write_text("t0ken")
@@ -128,12 +130,17 @@ def captured_log() -> Iterator[tuple[Log, Callable[[], str]]]:
         os.close(write)
 
 
+def pod_status(api: ApiServer, log: Log, **named: str) -> PodStatus:
+    settings = Settings(service_account_dir=str(api.folder), **named)
+    return PodStatus(settings, Api(settings, log, api.troubles.append, api.environ), api.environ)
+
+
 def looks(api: ApiServer, times: int = 1, warm: bool = True, **settings: str) -> tuple[list[PodLook | None], str, str]:
     """Ask `times` times; then the group that is known, and the log."""
     named = {"pod_namespace": "models", "pod_name": "engine-0", "pod_uid": "u1", **settings}
 
     async def ask(log: Log) -> tuple[list[PodLook | None], str]:
-        status = PodStatus(Settings(**named), log, api.environ, str(api.folder))
+        status = pod_status(api, log, **named)
         if warm:
             import kubernetes.client.rest
             import kubernetes.config.incluster_config  # noqa: F401 - as `start` does; here the import may be slow
@@ -166,17 +173,17 @@ def test_the_whole_pod_will_do(api: ApiServer) -> None:
 @pytest.mark.parametrize(
     ("status", "body", "because"),
     [
-        (403, {"kind": "Status"}, "may not get the pod models/engine-0"),
-        (401, b"", "may not get the pod"),
-        (404, {"kind": "Status"}, "status 404 for the pod models/engine-0"),
+        (403, {"kind": "Status"}, "has no right to"),
+        (401, b"", "the token is not taken"),
+        (404, {"kind": "Status"}, "status 404"),
         (500, b"oh no", "status 500"),
         (302, b"", "status 302"),
-        (200, b"<html>", "is no pod"),
-        (200, b"[" * 100_000, "is no pod"),
-        (200, {"kind": "Pod", "metadata": "none"}, "is no pod"),
-        (200, {"kind": "ConfigMap", "metadata": {}}, "is no pod"),
-        (200, b"\xff\xfe\x00", "is no pod"),
-        (200, b'{"kind": "Pod", "metadata": {}' + b" " * 3_000_000 + b"}", "is no pod"),
+        (200, b"<html>", "is no Pod"),
+        (200, b"[" * 100_000, "is no Pod"),
+        (200, {"kind": "Pod", "metadata": "none"}, "is no Pod"),
+        (200, {"kind": "ConfigMap", "metadata": {}}, "is no Pod"),
+        (200, b"\xff\xfe\x00", "is no Pod"),
+        (200, b'{"kind": "Pod", "metadata": {}' + b" " * 3_000_000 + b"}", "is no Pod"),
     ],
 )
 def test_an_answer_that_is_none(api: ApiServer, status: int, body: object, because: str) -> None:
@@ -186,6 +193,7 @@ def test_an_answer_that_is_none(api: ApiServer, status: int, body: object, becau
     assert answers == [None, None]
     assert because in log
     assert log.count("does not tell about the pod") == 1
+    assert api.troubles == ["get_pod"] * 2
     assert "t0ken" not in log
 
 
@@ -250,11 +258,12 @@ def test_without_a_cluster_nothing_is_imported(api: ApiServer, missing: str) -> 
         "import asyncio, json, sys\n"
         "from sidecar.log import Log\n"
         "from sidecar.settings import Settings\n"
-        "from sidecar.web.pod_status import PodStatus\n"
+        "from sidecar.web.kubernetes.api import Api\n"
+        "from sidecar.web.kubernetes.pod import PodStatus\n"
         "async def main():\n"
         "    name, folder, environ = sys.argv[1:]\n"
-        "    status = PodStatus(Settings(pod_namespace='n', pod_name=name), Log('web', 'text'), json.loads(environ),"
-        " folder)\n"
+        "    settings = Settings(pod_namespace='n', pod_name=name, service_account_dir=folder)\n"
+        "    status = PodStatus(settings, Api(settings, Log('web', 'text'), print, json.loads(environ)))\n"
         "    status.start()\n"
         "    assert await status.look() is None\n"
         "asyncio.run(main())\n"
@@ -272,7 +281,7 @@ def test_the_first_look_is_taken_at_the_start(api: ApiServer) -> None:
     api.answer = lambda handler: reply(handler, pod(labels={"jobset.sigs.k8s.io/jobset-name": "train"}))
 
     async def life(log: Log) -> str:
-        status = PodStatus(Settings(pod_namespace="models", pod_name="engine-0"), log, api.environ, str(api.folder))
+        status = pod_status(api, log, pod_namespace="models", pod_name="engine-0")
         status.start()
         assert status._warming is not None
         assert await status._warming == PodLook(False, "train")
@@ -298,7 +307,7 @@ def test_the_first_look_is_taken_at_the_start(api: ApiServer) -> None:
     ],
 )
 def test_groups_in_labels(metadata: dict[str, object], group: str) -> None:
-    assert pod_in(json.dumps(pod(**metadata)).encode()) == PodLook(False, group)
+    assert pod_in(pod(**metadata)) == PodLook(False, group)
 
 
 @pytest.mark.parametrize(
@@ -313,6 +322,43 @@ def test_groups_in_labels(metadata: dict[str, object], group: str) -> None:
 )
 def test_groups_in_the_environment(environ: dict[str, str], group: str) -> None:
     assert group_in_environment(environ) == group
+
+
+ID, OTHER = "a" * 64, "b" * 64
+
+
+@pytest.mark.parametrize(
+    ("status", "spec", "facts"),
+    [
+        ({}, {}, PodFacts("u1")),
+        (None, "none", PodFacts("u1")),
+        (
+            {
+                "initContainerStatuses": [{"name": "rankguard", "containerID": f"containerd://{OTHER}"}],
+                "containerStatuses": [{"name": "engine", "containerID": f"cri-o://{ID}"}, {"name": "new"}, 5],
+            },
+            {},
+            PodFacts("u1", {OTHER: "rankguard", ID: "engine"}),
+        ),
+        ({"containerStatuses": [{"name": "a\nb", "containerID": f"docker://{ID}"}]}, {}, PodFacts("u1")),
+        (
+            {},
+            {
+                "initContainers": [
+                    {"restartPolicyRules": [
+                        {"action": "RestartAllContainers", "exitCodes": {"operator": "In", "values": [86, "x"]}},
+                        {"action": "Restart", "exitCodes": {"operator": "In", "values": [1]}},
+                        {"action": "RestartAllContainers"},
+                    ]}
+                ]
+            },
+            PodFacts("u1", {}, frozenset({86})),
+        ),
+    ],
+)  # fmt: skip
+def test_what_the_whole_pod_says(status: object, spec: object, facts: PodFacts) -> None:
+    """Names by container id, whatever the runtime, and the exit codes that restart all containers."""
+    assert facts_in({**pod("Pod"), "status": status, "spec": spec}) == facts
 
 
 def test_the_setting_names_the_group_where_nobody_else_does(api: ApiServer) -> None:
