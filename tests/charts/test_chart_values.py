@@ -71,7 +71,7 @@ def wrong() -> Iterator[tuple[Path, Any]]:
     for path in OURS:
         default = DOCUMENTED[path][0]
         yield path, ["x"] if isinstance(default, str | bool | int | dict) else "x"
-    for path in {path[:-1] for path in OURS}:
+    for path in sorted({path[:-1] for path in OURS}):
         yield (*path, "namespacse"), "x"
 
 
