@@ -60,6 +60,11 @@ lock:
 	  $(foreach name,aiohttp aiohttp-retry aiosignal aiohappyeyeballs attrs frozenlist multidict propcache yarl,--no-emit-package $(name)) \
 	  --output-file requirements.lock pyproject.toml
 
+.PHONY: renew-chart
+# What the chart's tests compare with: the objects of the default values, and the table of the values.
+renew-chart: $(VENV)/.installed
+	RENEW=1 $(BIN)/pytest tests/charts -k 'the_default_is_what_it_was or the_readme_has_every_value'
+
 bench: $(VENV)/.installed
 	$(BIN)/python -m bench
 

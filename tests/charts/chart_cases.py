@@ -76,7 +76,7 @@ CASES: dict[str, Values] = {
             "nvml": True,
             "engineEnvironment": False,
             "resources": RESOURCES,
-            "settings": {"death-deadline": 5, "on-rank-death": "observe"},
+            "settings": {"death-deadline": 5, "on-rank-death": "observe", "dump-max-bytes": 20_000_000_000},
         }
     },
     "claims": {"sidecar": {"volume": "claim", "volumeClaim": "dumps"}},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from pathlib import Path
@@ -121,10 +122,27 @@ def test_two_releases_have_no_object_in_common(one, other, injection):
     assert first & second == set()
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_the_notes_name_what_is_there(case):
+    """They are copied into a terminal in the first five minutes."""
+    (notes,) = (body for path, body in render_files(CASES[case]).items() if path.endswith("NOTES.txt"))
+    there = {
+        (each["kind"].lower(), each["metadata"].get("namespace"), each["metadata"]["name"])
+        for each in render(CASES[case])
+    }
+    for command in (line.strip() for line in notes.splitlines() if line.strip().startswith("kubectl -n ")):
+        namespace, words = command.split()[2], command.replace("deploy/", "deployment ").split()
+        named = [(kind, name) for kind, name in itertools.pairwise(words) if kind in ("deployment", "configmap")]
+        assert named or "POD" in command, command
+        assert all(name == "NAME" or (kind, namespace, name) in there for kind, name in named), command
+    assert ("port-forward" in notes) == any(name.endswith("-viewer") for _, _, name in there)
+    assert ("helm test" in notes) == any(name.endswith("-test") for _, _, name in there)
+
+
 def test_the_default_is_what_it_was():
-    """A change of what everybody gets has to be seen in a review. `RENEW=1` writes the file anew."""
+    """A change of what everybody gets has to be seen in a review. `make renew-chart` writes it anew."""
     files = render_files(kube_version="1.36")
     text = "".join(f"# {path}\n{body.strip()}\n\n" for path, body in files.items())
     if os.environ.get("RENEW"):
         GOLDEN.write_text(text)
-    assert GOLDEN.read_text() == text, "RENEW=1 pytest tests/charts renews it"
+    assert GOLDEN.read_text() == text, "`make renew-chart` writes it anew"

@@ -48,7 +48,7 @@ def consumer(folder: Path, engine: str = "sglang", more: str = "", hook: str = "
     (folder / "Chart.yaml").write_text(
         "apiVersion: v2\nname: own\nversion: 1.0.0\ndependencies: [{name: rankguard, version: 0.x.x, repository: ''}]\n"
     )
-    (folder / "values.yaml").write_text("rankguard: {webhook: {enabled: false}}\n")
+    (folder / "values.yaml").write_text("rankguard: {webhook: {enabled: false}}\nbytes: 20000000000\n")
     where = "initContainers" if '"native" true' in more else "sidecars"
     text = DEPLOYMENT
     for old, new in (("WHERE", where), ("MORE", more), ("ENGINE", engine), ("HOOK", hook), ("VOLUME", volume)):
@@ -94,12 +94,15 @@ def test_they_give_what_the_manifests_have(tmp_path, engine, form):
 def test_what_is_set_arrives(tmp_path):
     """Whole numbers as such: Helm reads numbers as floats, and 120 is not 1.2e+02."""
     more = '"settings" (dict "death-deadline" 5 "on-rank-death" "observe" "dump-volume-limit" "1Gi") "nvml" true'
+    # Out of values, as a chart would have it.
+    more = more.replace('"settings" (dict', '"settings" (dict "dump-max-bytes" .Values.bytes')
     more += ' "pullPolicy" "Never" "hookToken" "hook" "gracePeriod" 1000000 "native" true'
     more += ' "resources" (dict "limits" (dict "memory" "1Gi"))'
     spec = pod(consumer(tmp_path, more=more, hook='"token" "secret"', volume='"claim" "shared"'))
     sidecar = named(spec, "rankguard")
     values = {each["name"]: each.get("value", each.get("valueFrom")) for each in sidecar["env"]}
     assert values["RANKGUARD_DEATH_DEADLINE"] == "5"
+    assert values["RANKGUARD_DUMP_MAX_BYTES"] == "20000000000"
     assert values["RANKGUARD_ON_RANK_DEATH"] == "observe"
     assert values["RANKGUARD_DUMP_VOLUME_LIMIT"] == "1Gi"
     assert values["RANKGUARD_TERMINATION_GRACE_PERIOD"] == "1000000"

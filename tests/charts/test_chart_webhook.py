@@ -61,7 +61,7 @@ def test_the_caBundle_is_written_by_one_alone(case):
 @pytest.mark.parametrize("case", CASES)
 def test_rendering_twice_is_the_same(case):
     """Nothing random: a sync would change a certificate or a token, and injection would stop."""
-    assert render(CASES[case]) == render(CASES[case])
+    assert render(CASES[case], anew=True) == render(CASES[case], anew=True)
 
 
 @pytest.mark.parametrize("case", CERTIFICATES)
@@ -199,7 +199,7 @@ def test_the_options_are_what_the_values_say():
             "requests": {**values["resources"]["requests"], "ephemeral-storage": "5Gi"},
             "limits": {"cpu": 2, "memory": "2Gi"},
         },
-        "settings": {"death-deadline": 5, "on-rank-death": "observe"},
+        "settings": {"death-deadline": 5, "on-rank-death": "observe", "dump-max-bytes": 20_000_000_000},
     }
     assert yaml.safe_load(the(render(CASES["claims"]), "ConfigMap")["data"]["options.yaml"])["volume-claim"] == "dumps"
     more = yaml.safe_load(the(render(CASES["rights"]), "ConfigMap", "-webhook")["data"]["options.yaml"])

@@ -27,7 +27,9 @@ resources:
   {{- toYaml $sidecar.resources | nindent 2 }}
 {{- with $settings }}
 settings:
-  {{- toYaml . | nindent 2 }}
+  {{- range $name, $value := . }}
+  {{ $name }}: {{ toJson $value }}
+  {{- end }}
 {{- end }}
 {{- end }}
 

@@ -30,7 +30,7 @@ no such limit; [settings]: any setting of `rankguard run` by its flag's name; [h
     - {name: RANKGUARD_DUMP_VOLUME_LIMIT, value: {{ .sizeLimit | default "20Gi" | quote }}}
     {{- end }}
     {{- if and .gracePeriod (not (hasKey $settings "termination-grace-period")) }}
-    - {name: RANKGUARD_TERMINATION_GRACE_PERIOD, value: {{ .gracePeriod | toString | quote }}}
+    - {name: RANKGUARD_TERMINATION_GRACE_PERIOD, value: {{ include "rankguard.text" .gracePeriod | quote }}}
     {{- end }}
     {{- with .hookToken }}
     - {name: RANKGUARD_HOOK_TOKEN, valueFrom: {secretKeyRef: {name: {{ . | quote }}, key: token}}}
@@ -40,7 +40,7 @@ no such limit; [settings]: any setting of `rankguard run` by its flag's name; [h
     - {name: NVIDIA_DRIVER_CAPABILITIES, value: utility}
     {{- end }}
     {{- range $name, $value := $settings }}
-    - {name: RANKGUARD_{{ $name | upper | replace "-" "_" }}, value: {{ $value | toString | quote }}}
+    - {name: RANKGUARD_{{ $name | upper | replace "-" "_" }}, value: {{ include "rankguard.text" $value | quote }}}
     {{- end }}
   ports:
     - {name: rankguard, containerPort: 21400}
@@ -115,6 +115,11 @@ The engine's environment, under its `env`: {{- include "rankguard.engineEnvironm
     skip_constbank_memory,skip_abort"
 - {name: POD_NAMESPACE, valueFrom: {fieldRef: {fieldPath: metadata.namespace}}}
 - {name: POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}
+{{- end }}
+
+{{/* A value as text. Helm has numbers as floats, and a large one would be 2e+10. */}}
+{{- define "rankguard.text" -}}
+{{- if kindIs "string" . }}{{ . }}{{ else }}{{ toJson . }}{{ end -}}
 {{- end }}
 
 {{/* Under the engine's `volumeMounts`, its part of the volume: {{- include "rankguard.engineMount" (dict) | nindent 8 }} */}}

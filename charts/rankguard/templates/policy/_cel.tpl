@@ -20,7 +20,7 @@ dyn({{ . | toJson }})
       "nvml" .Values.sidecar.nvml "resources" $options.resources) | fromYamlArray | first -}}
 {{- $resources := dict "requests" dict "limits" dict -}}
 {{- range $kind, $amounts := pick $sidecar.resources "requests" "limits" -}}
-{{- range $name, $amount := $amounts -}}{{ $_ := set (index $resources $kind) $name (toString $amount) }}{{ end -}}
+{{- range $name, $amount := $amounts -}}{{ $_ := set (index $resources $kind) $name (include "rankguard.text" $amount) }}{{ end -}}
 {{- end -}}
 {{- if and (ne .Values.sidecar.volume "empty-dir") (hasKey $resources.requests "ephemeral-storage") -}}
 {{- $_ := set $resources.requests "ephemeral-storage" "256Mi" -}}
