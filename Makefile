@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 TORCH_VENV := .venv-torch
 TORCH := torch==2.13.0
 
-.PHONY: demo test test-torch check pods soak bench lock clean
+.PHONY: demo test test-torch e2e check pods soak bench lock clean
 .DELETE_ON_ERROR:
 
 $(VENV)/.installed: pyproject.toml sidecar/version.py
@@ -35,9 +35,15 @@ pods: $(VENV)/.installed
 soak: pods
 	PYTHONPATH=tests $(BIN)/python tests/pods/soak.py $(SOAK)
 
-# Most of a test is waiting for processes, so there are more workers than processors.
+# Most of a test is waiting for processes, so there are more workers than processors. No cluster is touched, whatever
+# KUBECONFIG says.
 test: check pods
-	$(BIN)/pytest -n $(WORKERS) --dist worksteal
+	KUBECONFIG= $(BIN)/pytest -n $(WORKERS) --dist worksteal
+
+# The chart and the sidecar in the cluster that KUBECONFIG names: tests/e2e/README.md. E2E="-k deaths" says otherwise.
+e2e: $(VENV)/.installed
+	@test -n "$$KUBECONFIG" || { echo 'make e2e: set KUBECONFIG to the cluster that is to be used'; exit 2; }
+	$(BIN)/pytest tests/e2e $(E2E)
 
 $(TORCH_VENV)/.installed: pyproject.toml sidecar/version.py
 	$(PYTHON) -m venv $(TORCH_VENV)
