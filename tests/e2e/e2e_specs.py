@@ -89,12 +89,15 @@ def engine_pod(
 
 # Runs in a pod: what the service account's token may do there, by the API server's own answers.
 ASK = """
-import json, pathlib, ssl, sys, urllib.error, urllib.request
+import json, os, pathlib, ssl, sys, urllib.error, urllib.request
 there = pathlib.Path("/var/run/secrets/kubernetes.io/serviceaccount")
 context = ssl.create_default_context(cafile=there / "ca.crt")
+host = os.environ["KUBERNETES_SERVICE_HOST"]
+server = f"https://[{host}]" if ":" in host else f"https://{host}"
+server += ":" + os.environ["KUBERNETES_SERVICE_PORT"]
 answers = []
 for method, path, kind, body in json.loads(sys.argv[1]):
-    request = urllib.request.Request("https://kubernetes.default.svc" + path, method=method)
+    request = urllib.request.Request(server + path, method=method)
     request.add_header("Authorization", "Bearer " + (there / "token").read_text())
     request.add_header("Content-Type", kind)
     data = None if body is None else json.dumps(body).encode()

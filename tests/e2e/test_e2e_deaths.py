@@ -85,6 +85,7 @@ def test_a_start_that_takes_long(play: Play) -> None:
     assert {key: pod.container("engine")["startupProbe"][key] for key in probe} == probe
     assert "startupProbe" not in pod.container(SIDECAR)
     pod.until(lambda: '"event": "spawned"' in pod.logs("engine"), "the engine has begun")
+    pod.until(lambda: len(pod.lines("rank")) >= 3, "the sidecar has seen the server and its ranks")
     pod.wait_event("Unhealthy")  # the probe has failed
     assert not pod.is_ready()
     assert pod.incidents() == []
@@ -121,8 +122,8 @@ def test_a_clean_deletion_is_no_incident(play: Play, cluster: Cluster, tmp_path:
         follower.kill()
         follower.wait()
     log = said.read_text()
-    (hook,) = lines_of(log, "preStop")
-    assert (hook["deletion"], hook["failing"]) == (True, False)
+    hooks = lines_of(log, "preStop")
+    assert {(hook["deletion"], hook["failing"]) for hook in hooks} == {(True, False)}
     for event in ("rank died", "liveness failed", "frozen", "killed", "sealed"):
         assert lines_of(log, event) == [], log
     told = {event["reason"] for event in pod.events()}
@@ -130,10 +131,11 @@ def test_a_clean_deletion_is_no_incident(play: Play, cluster: Cluster, tmp_path:
 
 
 def test_a_pod_that_says_no_is_left_alone(play: Play) -> None:
-    """The label `rankguard.dev/inject: "false"`: the pod is admitted as it is."""
+    """The label `rankguard.dev/inject: "false"`: the pod is admitted as it is, with an annotation that says why."""
     pod = play("engine", labels={INJECT: "false"})
     spec = pod.read()["spec"]
     assert [each["name"] for each in spec["containers"]] == ["engine"]
     assert spec.get("initContainers", []) == []
     assert not spec.get("shareProcessNamespace")
     assert INJECTED not in pod.annotations()
+    assert pod.annotations()["rankguard.dev/skipped"].startswith("OptedOut: ")

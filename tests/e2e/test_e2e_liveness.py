@@ -58,18 +58,17 @@ def test_the_sidecar_is_down_when_the_hook_is_called(play: Play) -> None:
     """Its container waits in the kubelet's back-off: the hook is refused, and the engine is restarted at once by the
     kubelet, as without Rankguard. Once it is back the sidecar watches, and a death is an incident.
     """
-    pod = play("engine", settings=PATIENT, probe=PROBE).wait_ready().wait_serving(2)
-    for count in range(1, 6):  # the kubelet waits longer each time
-        if pod.status(SIDECAR)["state"].get("waiting", {}).get("reason") == "CrashLoopBackOff":
-            break
+    probe = {"periodSeconds": 1, "failureThreshold": 2}
+    pod = play("engine", settings=PATIENT, probe=probe).wait_ready().wait_serving(2)
+    for count in (1, 2):
         assert pod.signal_sidecar(signal.SIGKILL, SUPERVISOR) == 1
-        pod.until(
-            lambda count=count: pod.restarts(SIDECAR) >= count or "waiting" in pod.status(SIDECAR).get("state", {}),
-            "the kubelet has seen it",
-        )
-        if "running" in pod.status(SIDECAR).get("state", {}):
-            pod.until(lambda: pod.lines("watching", state="serving"), "it watches again")
-    assert pod.status(SIDECAR)["state"]["waiting"]["reason"] == "CrashLoopBackOff"
+        pod.wait_restart(SIDECAR, count)
+        pod.wait_serving(2)
+    # The third time the kubelet waits for 20 s at least: time enough for the probe to fail.
+    assert pod.signal_sidecar(signal.SIGKILL, SUPERVISOR) == 1
+    pod.until(
+        lambda: pod.status(SIDECAR)["state"].get("waiting", {}).get("reason") == "CrashLoopBackOff", "it is held back"
+    )
     pod.hang()
     assert pod.wait_restart()["exitCode"] == 143
     pod.wait_event("FailedPreStopHook")

@@ -42,7 +42,7 @@ def test_the_policy_instead_of_the_webhook(play: Play, cluster: Cluster, release
 
 def test_the_fleet_switch(play: Play, cluster: Cluster, release: Release) -> None:
     """`mode: observe` in one ConfigMap, while the pod runs: the next death is recorded and nothing is killed. Taken
-    back, the engine is killed again. An upgrade of the chart leaves the switch as a person has set it.
+    back, the next engine is killed. An upgrade of the chart leaves the switch as a person has set it.
     """
     switch = core(release.namespace, "configmaps", f"{release.fullname}-fleet")
     pod = play("engine").wait_ready().wait_serving(2)
@@ -58,8 +58,9 @@ def test_the_fleet_switch(play: Play, cluster: Cluster, release: Release) -> Non
     finally:
         cluster.patch(switch, {"data": None})
     pod.until(lambda: list(pod.metrics()["rankguard_fleet_observe"].values()) == [0], "the switch is taken back")
-    pod.kill("sglang::scheduler_TP0")
-    assert pod.wait_restart()["exitCode"] == 137
+    other = play("other").wait_ready().wait_serving(2)
+    other.kill("sglang::scheduler_TP0")
+    assert other.wait_restart()["exitCode"] == 137
 
 
 def test_upgrade_rollback_and_removal(cluster: Cluster, run: str) -> None:
@@ -81,9 +82,9 @@ def test_upgrade_rollback_and_removal(cluster: Cluster, run: str) -> None:
         pod.wait_ready().wait_serving(2)
 
         release.upgrade(sidecar={"settings": {"death-deadline": 7}})
-        until(lambda: setting(release, "RANKGUARD_DEATH_DEADLINE") == "7", "new pods have the new setting")
+        until(lambda: setting(release, "RANKGUARD_DEATH_DEADLINE") == "7", "new pods have the new setting", 300)
         release.rollback(1)
-        until(lambda: setting(release, "RANKGUARD_DEATH_DEADLINE") is None, "new pods are as before")
+        until(lambda: setting(release, "RANKGUARD_DEATH_DEADLINE") is None, "new pods are as before", 300)
         assert [each["revision"] for each in sorted(release.revisions(), key=lambda r: r["revision"])] == [1, 2, 3]
         assert not pod.gone()
         assert (pod.restarts("engine"), pod.restarts(SIDECAR)) == (0, 0)
