@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 TORCH_VENV := .venv-torch
 TORCH := torch==2.13.0
 
-.PHONY: demo test test-torch e2e check pods soak bench lock clean
+.PHONY: demo test test-torch check pods soak bench lock clean
 .DELETE_ON_ERROR:
 
 $(VENV)/.installed: pyproject.toml sidecar/version.py
@@ -35,15 +35,9 @@ pods: $(VENV)/.installed
 soak: pods
 	PYTHONPATH=tests $(BIN)/python tests/pods/soak.py $(SOAK)
 
-# Most of a test is waiting for processes, so there are more workers than processors. No cluster is touched, whatever
-# KUBECONFIG says.
+# Most of a test is waiting for processes, so there are more workers than processors.
 test: check pods
-	KUBECONFIG= $(BIN)/pytest -n $(WORKERS) --dist worksteal
-
-# The chart and the sidecar in the cluster that KUBECONFIG names: tests/e2e/README.md. E2E="-k deaths" says otherwise.
-e2e: $(VENV)/.installed
-	@test -n "$$KUBECONFIG" || { echo 'make e2e: set KUBECONFIG to the cluster that is to be used'; exit 2; }
-	$(BIN)/pytest tests/e2e $(E2E)
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal
 
 $(TORCH_VENV)/.installed: pyproject.toml sidecar/version.py
 	$(PYTHON) -m venv $(TORCH_VENV)
@@ -61,6 +55,15 @@ lock:
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --upgrade \
 	  $(foreach name,aiohttp aiohttp-retry aiosignal aiohappyeyeballs attrs frozenlist multidict propcache yarl,--no-emit-package $(name)) \
 	  --output-file requirements.lock pyproject.toml
+
+# The chart and the sidecar in the cluster that KUBECONFIG names: tests/e2e/README.md. E2E="-k deaths" for a part.
+.PHONY: e2e
+e2e: $(VENV)/.installed
+	@test -n "$$KUBECONFIG" || { echo 'make e2e: set KUBECONFIG to the cluster that is to be used'; exit 2; }
+	$(BIN)/pytest tests/e2e $(E2E)
+
+# Whatever KUBECONFIG says: no other target touches a cluster.
+test: override export KUBECONFIG =
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m bench

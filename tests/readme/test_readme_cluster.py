@@ -19,8 +19,6 @@ import yaml
 from helm_line import parsed, values
 from readme_blocks import ROOT, blocks, of
 
-from sidecar.cli import main as rankguard
-
 VERSIONS = ("1.29", kubernetes_validate.latest_version())
 COMMANDS = [command for block in of("cluster") for command in block.commands]
 EXAMPLE = ROOT / "examples" / "stand-in.yaml"
@@ -51,7 +49,7 @@ def test_kubectl_takes_them(command: str, tmp_path: Path) -> None:
         env={"PATH": path, "HOME": str(tmp_path), "KUBECONFIG": str(config)}, timeout=100, check=False,
     )  # fmt: skip
     assert done.returncode == 1
-    assert "was refused" in done.stderr, done.stderr
+    assert "was refused" in done.stderr or "connection refused" in done.stderr, done.stderr
 
 
 def _nowhere() -> dict[str, Any]:
@@ -75,16 +73,13 @@ def test_kubectl_is_known_to_refuse_what_is_wrong(tmp_path: Path) -> None:
         assert "unknown" in done.stderr
 
 
-def test_what_runs_in_the_sidecar_is_a_command_of_ours(capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_runs_in_the_sidecar_is_a_command_of_ours() -> None:
     """Behind `kubectl exec … -c rankguard --`: the command is there, with these options."""
     inside = [line[line.index("--") + 1 :] for line in words("kubectl") if "--" in line and "rankguard" in line]
     assert len(inside) >= 3
     for command in inside:
         assert command[0] == "rankguard"
-        with pytest.raises(SystemExit) as end:
-            rankguard([*command[1:], "--help"])
-        assert end.value.code == 0, command
-        assert "Usage: rankguard " in capsys.readouterr().out
+        assert "Usage: rankguard " in help_of(*command[1:])
 
 
 @pytest.mark.parametrize("line", [line for line in words("helm") if line[0] in ("install", "upgrade")], ids=" ".join)
@@ -167,10 +162,17 @@ def _laid_over(below: dict[str, Any], above: Mapping[str, Any]) -> None:
 
 def test_the_other_ways_are_there() -> None:
     """Commands in the text: `rankguard inject -f`, `rankguard view`, and the chart with the policy."""
-    for command in (["inject", "--help"], ["view", "--help"], ["doctor", "--help"]):
-        done = subprocess.run(
-            [sys.executable, "-m", "sidecar", *command], capture_output=True, text=True, timeout=60, check=False
-        )
-        assert done.returncode == 0, done.stderr
+    for command in ("inject", "view", "doctor"):
+        assert f"Usage: rankguard {command}" in help_of(command)
     with helm_python.Chart.load(ROOT / CHART) as chart:
         chart.validate_schema({"injection": "policy"})
+
+
+def help_of(*command: str) -> str:
+    """What `--help` says behind this command. Raises `AssertionError` where there is none, or no such option."""
+    done = subprocess.run(
+        [sys.executable, "-m", "sidecar", *command, "--help"], stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        timeout=100, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
