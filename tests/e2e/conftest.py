@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -17,6 +18,7 @@ from e2e_release import Release, values_of
 from e2e_specs import engine_pod
 
 _HERE = Path(__file__).parent
+sys.path.append(str(_HERE.parent / "readme"))  # what reads the README is there
 _SECONDS = 900  # a test, with the installation that the first one waits for
 
 
@@ -97,6 +99,6 @@ def play(cluster: Cluster, release: Release, namespace: str) -> Callable[..., Po
 
     def made(name: str, *flags: str, **more: Any) -> Pod:
         image = cluster.image
-        return Pod(cluster, namespace, engine_pod(name, image.name, *flags, pull_policy=image.pull_policy, **more))
+        return Pod.made(cluster, namespace, engine_pod(name, image.name, *flags, pull_policy=image.pull_policy, **more))
 
     return made

@@ -37,13 +37,23 @@ print(len(found))
 
 
 class Pod:
-    """`spec` is applied at the start. Whoever made it clears its namespace."""
+    """`known` is the pod as the API server has said it. Whoever made it clears its namespace."""
 
-    def __init__(self, cluster: Cluster, namespace: str, spec: Json) -> None:
+    def __init__(self, cluster: Cluster, namespace: str, known: Json) -> None:
         self.cluster = cluster
         self.namespace = namespace
-        self.name: str = spec["metadata"]["name"]
-        self.uid: str = cluster.post(core(namespace, "pods"), spec)["metadata"]["uid"]
+        self.name: str = known["metadata"]["name"]
+        self.uid: str = known["metadata"]["uid"]
+
+    @classmethod
+    def made(cls, cluster: Cluster, namespace: str, spec: Json) -> Pod:
+        return cls(cluster, namespace, cluster.post(core(namespace, "pods"), spec))
+
+    @classmethod
+    def found(cls, cluster: Cluster, namespace: str, labels: str) -> Pod:
+        """The one pod with these labels."""
+        (known,) = cluster.get(core(namespace, "pods"), labelSelector=labels)["items"]
+        return cls(cluster, namespace, known)
 
     @property
     def path(self) -> str:

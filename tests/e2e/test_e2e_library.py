@@ -22,6 +22,8 @@ from e2e_pod import Pod, artifacts, lines_of, samples
 from e2e_release import CHART, merged, rolled_out, steadily, values_of
 from e2e_specs import ASK, UNPRIVILEGED, annotate, asked, engine_pod, event_about
 from kubernetes.client import Configuration
+from readme_blocks import Block, of
+from test_e2e_readme import Reader
 
 VERSIONS = ("1.29", kubernetes_validate.latest_version())
 PODS = {
@@ -193,7 +195,7 @@ async def test_a_pod_is_followed_through_its_life(kmock: kmock.RawHandler, api: 
     }
 
     def follow() -> None:
-        pod = Pod(api, "ns", PODS["plain"])
+        pod = Pod.made(api, "ns", PODS["plain"])
         assert pod.wait_ready() is pod
         assert pod.wait_restart() == ended
         assert pod.wait_event("RankDied")["message"] == "later"
@@ -202,6 +204,38 @@ async def test_a_pod_is_followed_through_its_life(kmock: kmock.RawHandler, api: 
     await asyncio.to_thread(follow)
     asked_for = kmock["get /api/v1/namespaces/ns/events"][0]
     assert "involvedObject.uid=a,reason=RankDied" in str(asked_for.params)
+
+
+@pytest.mark.asyncio
+async def test_a_kubeconfig_is_read_and_its_token_shown(
+    kmock: kmock.RawHandler, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `KUBECONFIG` names it; and who reads the README types with names that are this run's."""
+    config = tmp_path / "config"
+    config.write_text(json.dumps({
+        "apiVersion": "v1", "kind": "Config", "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": str(kmock.url).rstrip("/")}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "users": [{"name": "u", "user": {"token": "a-token"}}],
+    }))  # fmt: skip
+    monkeypatch.setenv("KUBECONFIG", str(config))
+    monkeypatch.setenv("RANKGUARD_E2E_IMAGE", "registry:5000/rankguard:e2e")
+    kmock["get /version"] << {"major": "1", "minor": "36"}
+
+    def look() -> tuple[tuple[int, int], str]:
+        with Cluster.from_environment() as cluster:
+            version = cluster.version()
+            (tmp_path / "reader").mkdir()
+            reader = Reader(cluster, tmp_path / "reader", "rge2e-1")
+            asked = Block("sh", ("cluster",), "kubectl config view --minify --output jsonpath={..namespace}\n", 1)
+            assert "registry:5000/rankguard:e2e" in (reader.folder / "examples" / "stand-in.yaml").read_text()
+            for block in of("cluster"):
+                assert "rankguard-system" not in reader.theirs(block.text).replace(reader.system, "")
+                assert "{default}" not in reader.theirs(block.text)
+            return version, reader.types(asked)
+
+    assert await asyncio.to_thread(look) == ((1, 36), "rge2e-1-readme")
+    assert kmock["get /version"][0].headers["Authorization"] == "Bearer a-token"
 
 
 @pytest.mark.asyncio

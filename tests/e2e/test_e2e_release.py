@@ -78,7 +78,7 @@ def test_upgrade_rollback_and_removal(cluster: Cluster, run: str) -> None:
         release = Release(cluster, name, system, values, target)
         release.install()
         image = cluster.image
-        pod = Pod(cluster, target, engine_pod("engine", image.name, pull_policy=image.pull_policy))
+        pod = Pod.made(cluster, target, engine_pod("engine", image.name, pull_policy=image.pull_policy))
         pod.wait_ready().wait_serving(2)
 
         release.upgrade(sidecar={"settings": {"death-deadline": 7}})

@@ -36,11 +36,9 @@ def test_they_are_of_two_programs() -> None:
     assert len(words("kubectl")) >= 8
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command.split()[0] == "kubectl"])
 def test_kubectl_takes_them(command: str, tmp_path: Path) -> None:
     """The real kubectl understands each, to the point where it looks for the cluster, which is not there."""
-    if command.split()[0] != "kubectl":
-        pytest.skip("no kubectl")
     config = tmp_path / "config"
     config.write_text(json.dumps(_nowhere()))
     path = f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}"
