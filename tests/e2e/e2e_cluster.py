@@ -59,6 +59,10 @@ class ApiError(Exception):
         self.body = body
 
 
+class CommandFailed(AssertionError):
+    """kubectl did; says which command, and what it said."""
+
+
 class Cluster:
     """Of the client library only its reading of kubeconfigs and its connections are used, and objects are JSON: so what
     is newer than the library's models is not lost. Use as a context manager.
@@ -136,13 +140,13 @@ class Cluster:
     def kubectl(
         self, *arguments: str, check: bool = True, timeout: float = 120.0, stdin: str | None = None
     ) -> subprocess.CompletedProcess[str]:
-        """A kubectl command to its end. Raises `AssertionError` where it fails and `check` is set."""
+        """A kubectl command to its end. Raises `CommandFailed` where it fails and `check` is set."""
         done = subprocess.run(
             [KUBECTL, *arguments], env=self.environment, input=stdin, capture_output=True, text=True, timeout=timeout,
             check=False, stdin=subprocess.DEVNULL if stdin is None else None,
         )  # fmt: skip
         if check and done.returncode:
-            raise AssertionError(f"kubectl {' '.join(arguments)}: {done.returncode}\n{done.stdout}{done.stderr}")
+            raise CommandFailed(f"kubectl {' '.join(arguments)}: {done.returncode}\n{done.stdout}{done.stderr}")
         return done
 
     @property
@@ -150,7 +154,8 @@ class Cluster:
         return {**os.environ, "KUBECONFIG": self.kubeconfig}
 
     def make_namespace(self, name: str, labels: dict[str, str]) -> None:
-        self.post("/api/v1/namespaces", {"metadata": {"name": name, "labels": labels}})
+        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+        self.post("/api/v1/namespaces", namespace)
         # Pods are refused until the namespace's service account is there.
         until(lambda: self.there(core(name, "serviceaccounts", "default")), f"{name} has its service account")
 
@@ -179,7 +184,8 @@ def apps(namespace: str, *names: str) -> str:
 
 
 def until(condition: Callable[[], Any], what: str, timeout: float = 120.0, pause: float = 0.25) -> Any:
-    """Ask again until `condition` holds and return what it gave; an API server that is busy or away is asked again.
+    """Ask again until `condition` holds and return what it gave; an API server that is busy or away is asked
+    again, and a kubectl that failed is run again.
 
     Raises `AssertionError` with `what` after `timeout` seconds.
     """
@@ -195,7 +201,7 @@ def until(condition: Callable[[], Any], what: str, timeout: float = 120.0, pause
             if error.status < 500 and error.status != 429:
                 raise
             last = f"; {error}"
-        except (urllib3.exceptions.HTTPError, OSError) as error:
+        except (CommandFailed, urllib3.exceptions.HTTPError, OSError) as error:
             last = f"; {error}"
         if time.monotonic() > end:
             raise AssertionError(f"not within {timeout:g} s: {what}{last}")

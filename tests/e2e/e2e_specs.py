@@ -121,6 +121,8 @@ def annotate(namespace: str, pod: str, **more: Any) -> list[Any]:
 def event_about(namespace: str, pod: str, uid: str, name: str) -> list[Any]:
     """The request that makes an Event on a pod."""
     body = {
+        "apiVersion": "v1",
+        "kind": "Event",
         "metadata": {"name": name, "namespace": namespace},
         "involvedObject": {"apiVersion": "v1", "kind": "Pod", "namespace": namespace, "name": pod, "uid": uid},
         "reason": "E2E",

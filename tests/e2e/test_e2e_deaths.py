@@ -50,7 +50,7 @@ def test_a_rank_is_killed(play: Play, release: Release) -> None:
         assert said.startswith(record["id"])
 
     pod.wait_serving(4, times=2).wait_ready()
-    values = pod.until(lambda: (m := pod.metrics()) and sum(m["rankguard_rank_up"].values()) == 4 and m, "new ranks")
+    values = pod.until(lambda: sum((m := pod.metrics()).get("rankguard_rank_up", {}).values()) == 4 and m, "new ranks")
     assert values["rankguard_rank_deaths_total"]["sigkill",] == 1
     assert values["rankguard_incidents_total"]["RankDied",] == 1
     assert set(values.get("rankguard_kubernetes_errors_total", {}).values()) <= {0}

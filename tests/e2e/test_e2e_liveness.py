@@ -13,7 +13,7 @@ from e2e_pod import SIDECAR, Pod, artifacts
 Play = Callable[..., Pod]
 PROBE = {"periodSeconds": 2, "failureThreshold": 3}
 # The kubelet is to find the hang, and Rankguard not to end it before.
-PATIENT = {"stall-timeout": "600", "stall-limit": "600", "on-liveness-failure": "observe"}
+PATIENT = {"stall-timeout": "600", "stall-limit": "600"}
 SUPERVISOR, ALL = "sidecar.supervisor.__main__", ".__main__"
 
 

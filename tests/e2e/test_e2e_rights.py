@@ -13,6 +13,11 @@ from e2e_release import Release
 from e2e_specs import PLAIN, UNPRIVILEGED, annotate, asked, event_about
 
 Play = Callable[..., Pod]
+TOKEN_REQUEST = {
+    "apiVersion": "authentication.k8s.io/v1",
+    "kind": "TokenRequest",
+    "spec": {"expirationSeconds": 600},
+}
 
 
 def level(name: str, *more: Any) -> Any:
@@ -87,7 +92,7 @@ def test_a_sidecars_token_reaches_its_own_pod_alone(play: Play, cluster: Cluster
         )
     ) == {403}
 
-    told = cluster.post(core(space, "serviceaccounts", "default", "token"), {"spec": {"expirationSeconds": 600}})
+    told = cluster.post(core(space, "serviceaccounts", "default", "token"), TOKEN_REQUEST)
     with cluster.with_token(told["status"]["token"]) as stranger:
         for attempt in (
             annotate(space, "mine"),
