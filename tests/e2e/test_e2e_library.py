@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -90,6 +91,44 @@ def test_the_chart_takes_the_values(version: tuple[int, int]) -> None:
     (config,) = (one for one in documents if one["kind"] == "MutatingWebhookConfiguration")
     assert config["webhooks"][0]["namespaceSelector"]["matchLabels"] == {"rankguard-e2e": "run"}
     assert {one["metadata"]["namespace"] for one in documents if one["kind"] == "Role"} >= {"ns-0", "ns-1"}
+
+
+def test_helm_is_called_as_it_wants_to_be(tmp_path: Path) -> None:
+    """Every step of a release's life, to the point where Helm looks for the cluster, which is not there. In a process of
+    its own: Helm's engine reads KUBECONFIG when it is loaded.
+    """
+    config = tmp_path / "config"
+    cluster = {"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}
+    context = {"name": "c", "context": {"cluster": "c", "user": "u"}}
+    config.write_text(json.dumps({
+        "apiVersion": "v1", "kind": "Config", "clusters": [cluster], "contexts": [context], "current-context": "c",
+        "users": [{"name": "u", "user": {}}],
+    }))  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", _STEPS], env={**os.environ, "KUBECONFIG": str(config)}, stdin=subprocess.DEVNULL,
+        cwd=Path(__file__).parent, capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == ["refused"] * 6
+
+
+_STEPS = """
+import json, helm_python
+from e2e_cluster import Cluster
+from e2e_release import Release, values_of
+with Cluster.from_environment() as cluster:
+    values = values_of("run", cluster.image.values(), ["a"], (1, 36))
+    release = Release(cluster, "run", "system", values, "a")
+    told = []
+    life = release.install, release.upgrade, lambda: release.rollback(1), release.uninstall, release.test
+    for step in (*life, release.revisions):
+        try:
+            step()
+        except helm_python.HelmKubeError as error:
+            told.append("refused" if "connection refused" in str(error) else str(error))
+    print(json.dumps(told))
+    release.close()
+"""
 
 
 @pytest.mark.parametrize(

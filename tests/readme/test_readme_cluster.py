@@ -23,6 +23,7 @@ VERSIONS = ("1.29", kubernetes_validate.latest_version())
 COMMANDS = [command for block in of("cluster") for command in block.commands]
 EXAMPLE = ROOT / "examples" / "stand-in.yaml"
 CHART = "charts/rankguard"
+HERE = Path(__file__).resolve().parent
 
 
 def words(program: str) -> list[list[str]]:
@@ -59,6 +60,20 @@ def _nowhere() -> dict[str, Any]:
         "users": [{"name": "u", "user": {}}],
         "current-context": "c",
     }
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command.split()[0] == "helm"])
+def test_helm_takes_them(command: str, tmp_path: Path) -> None:
+    """Helm's own engine, to the point where it looks for the cluster."""
+    config = tmp_path / "config"
+    config.write_text(json.dumps(_nowhere()))
+    done = subprocess.run(
+        [sys.executable, HERE / "helm_line.py", *shlex.split(command)[1:]], cwd=ROOT, stdin=subprocess.DEVNULL,
+        env={**os.environ, "KUBECONFIG": str(config)}, capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "HelmKubeError" in done.stderr, done.stderr
+    assert "connection refused" in done.stderr
 
 
 def test_kubectl_is_known_to_refuse_what_is_wrong(tmp_path: Path) -> None:
