@@ -84,6 +84,7 @@ def test_the_chart_takes_the_values(version: tuple[int, int]) -> None:
     """What these tests install with is allowed by the chart's schema, and renders."""
     values = values_of("run", Image("registry:5000/rankguard:e2e").values(), ["ns-0", "ns-1"], version)
     with helm_python.Chart.load(CHART) as chart:
+        chart.validate_schema(merged(values, {"injection": "policy", "webhook": {"replicas": 1}}))
         for changed in (values, merged(values, {"sidecar": {"settings": {"death-deadline": 7}}})):
             chart.validate_schema(changed)
             rendered = chart.render(changed, name="run", namespace="system", is_install=True)
@@ -94,8 +95,8 @@ def test_the_chart_takes_the_values(version: tuple[int, int]) -> None:
 
 
 def test_helm_is_called_as_it_wants_to_be(tmp_path: Path) -> None:
-    """Every step of a release's life, to the point where Helm looks for the cluster, which is not there. In a process of
-    its own: Helm's engine reads KUBECONFIG when it is loaded.
+    """Every step of a release's life, to the point where Helm looks for the cluster, which is not there. In a process
+    of its own: Helm's engine reads KUBECONFIG when it is loaded.
     """
     config = tmp_path / "config"
     cluster = {"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}
