@@ -56,6 +56,12 @@ lock:
 	  $(foreach name,aiohttp aiohttp-retry aiosignal aiohappyeyeballs attrs frozenlist multidict propcache yarl,--no-emit-package $(name)) \
 	  --output-file requirements.lock pyproject.toml
 
+bench: $(VENV)/.installed
+	$(BIN)/python -m bench
+
+clean:
+	rm -rf $(VENV) $(TORCH_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
 # The chart and the sidecar in the cluster that KUBECONFIG names: tests/e2e/README.md. E2E="-k deaths" for a part.
 .PHONY: e2e
 e2e: $(VENV)/.installed
@@ -64,9 +70,3 @@ e2e: $(VENV)/.installed
 
 # Whatever KUBECONFIG says: no other target touches a cluster.
 test: override export KUBECONFIG =
-
-bench: $(VENV)/.installed
-	$(BIN)/python -m bench
-
-clean:
-	rm -rf $(VENV) $(TORCH_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
