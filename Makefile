@@ -70,3 +70,12 @@ bench: $(VENV)/.installed
 
 clean:
 	rm -rf $(VENV) $(TORCH_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+# The chart and the sidecar in the cluster that KUBECONFIG names: tests/e2e/README.md. E2E="-k deaths" for a part.
+.PHONY: e2e
+e2e: $(VENV)/.installed
+	@test -n "$$KUBECONFIG" || { echo 'make e2e: set KUBECONFIG to the cluster that is to be used'; exit 2; }
+	$(BIN)/pytest tests/e2e $(E2E)
+
+# Whatever KUBECONFIG says: no other target touches a cluster.
+test: override export KUBECONFIG =
