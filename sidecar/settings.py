@@ -215,9 +215,10 @@ class Settings:
         " pod's status.", kind="names",
     )  # fmt: skip
     target_probe_window: float | None = _setting(
-        None, "Seconds after which the kubelet stops the engine by the engine's own liveness probe (failureThreshold"
-        " times periodSeconds), where no preStop hook calls Rankguard: then it decides, and takes its evidence, sooner."
-        " Unset: nobody else stops it.", minimum=1.0, maximum=86400.0, kind="optional",
+        None, "Seconds of a hang after which the kubelet stops the engine by the engine's own liveness probe, at the"
+        " earliest (failureThreshold less one, times periodSeconds, and timeoutSeconds), where no preStop hook calls"
+        " Rankguard: then it decides, and takes its evidence, sooner. Unset: nobody else stops it.",
+        minimum=1.0, maximum=86400.0, kind="optional",
     )  # fmt: skip
     service_account_dir: str = _setting(
         "/var/run/secrets/kubernetes.io/serviceaccount", "Folder with the token and ca.crt for the API server.",

@@ -12,8 +12,6 @@ from sidecar.inject.pod import Injection, Place, inject
 from sidecar.settings import Settings
 
 LABEL = {"rankguard.dev/inject": "true"}
-# Settings that a running sidecar has for what it tells Kubernetes.
-OF_KUBERNETES = {"RANKGUARD_TARGET_CONTAINER", "RANKGUARD_TARGET_PROBE_WINDOW", "RANKGUARD_FLEET_SWITCH"}
 GPU = {"limits": {"nvidia.com/gpu": "8"}}
 
 
@@ -71,8 +69,7 @@ def environ(container: dict[str, Any]) -> dict[str, str]:
 def settings(pod: dict[str, Any]) -> Settings:
     """What `rankguard run` in the sidecar makes of its environment. In a pod a setting that it refuses would leave it
     observing."""
-    given = {name: value for name, value in environ(sidecar(pod)).items() if name not in OF_KUBERNETES}
-    loaded = load({}, {**given, "RANKGUARD_IN_POD": "1"})
+    loaded = load({}, {**environ(sidecar(pod)), "RANKGUARD_IN_POD": "1"})
     assert [str(error) for error in loaded.errors] == []
     return loaded.settings
 
