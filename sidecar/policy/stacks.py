@@ -200,7 +200,10 @@ def _with_line(frame: Frame) -> str:
 
 def _word(text: str) -> str:
     """A part of a key or name: printable, short, and without the marks that a key is made of."""
-    return "".join(c if c.isprintable() and c not in "#|\n" else "?" for c in text[-_LONGEST_WORD:])
+    text = text[-_LONGEST_WORD:]
+    if text.isprintable() and "#" not in text and "|" not in text:
+        return text
+    return "".join(c if c.isprintable() and c not in "#|" else "?" for c in text)
 
 
 def _digest(text: str) -> str:

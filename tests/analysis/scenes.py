@@ -130,7 +130,8 @@ def long_matrix_product() -> None:
 
 def write_to_a_full_pipe() -> None:
     _, writing = os.pipe()
-    os.write(writing, bytes(1 << 20))
+    while True:  # py-spy's pause ends a call in part
+        os.write(writing, bytes(1 << 20))
 
 
 def wait_for_a_queue() -> None:
@@ -219,6 +220,8 @@ def play(scene: str, rank: int, groups: SimpleNamespace) -> None:
         all_reduce() if rank == 0 else read_a_socket()
     elif what == "wait_for_work":
         _wait_for_work(rank)
+    elif what == "flight":
+        wait_for_a_lock() if rank == 2 else all_reduce()
     elif what == "nobody_waits":
         wait_for_a_lock() if rank == 1 else read_a_pipe()
     elif str(rank) == who:
@@ -247,6 +250,16 @@ PARTS: dict[str, Callable[[], None]] = {
 }  # fmt: skip
 
 
+def dump_flight(folder: Path, rank: int) -> None:
+    """What PyTorch's Flight Recorder has, when all stand where they will."""
+    while not (folder / "go").exists():
+        time.sleep(0.1)
+    time.sleep(1.0)
+    (folder / "part").with_suffix(f".{rank}").write_bytes(torch._C._distributed_c10d._dump_fr_trace())
+    (folder / f"part.{rank}").rename(folder / f"flight{rank}")
+    threading.Event().wait()
+
+
 DEATHS = ("oom", "abort", "segfault", "exit", "bus")
 
 
@@ -259,6 +272,8 @@ def be_rank(scene: str, rank: int, world: int, folder: Path) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
     groups = SimpleNamespace(one=dist.new_group(), two=dist.new_group()) if scene == "two_groups" else SimpleNamespace()
     all_reduce()
+    if scene == "flight":
+        threading.Thread(target=dump_flight, args=(folder, rank), name="flight", daemon=True).start()
     (folder / f"ready{rank}").touch()
     while not (folder / "go").exists():
         time.sleep(0.01)

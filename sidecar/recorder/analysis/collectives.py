@@ -47,9 +47,9 @@ def family(frames: Iterable[Frame]) -> str:
 
 
 def native_call(frames: Iterable[Frame]) -> str:
-    """The outermost native frame that is a collective's, as people name it; "" for none. Innermost frame first."""
+    """The outermost native frame that is a collective's and no template of somebody's binding; "" for none."""
     found = ""
-    for frame in frames:
-        if any(function.search(frame.function) for _, _, function in _FAMILIES):
+    for frame in frames:  # the innermost first
+        if "<" not in frame.function and any(function.search(frame.function) for _, _, function in _FAMILIES):
             found = frame.function.partition("(")[0]
     return found

@@ -72,11 +72,14 @@ class Rank:
 
 @dataclass(frozen=True, slots=True)
 class Behind:
-    """A rank that NCCL says has launched fewer operations than others: `launched` of `most`; 0: it does not answer."""
+    """A rank that has launched fewer collectives than others, `launched` of `most`; `most` is 0 for one that does not
+    answer. `source`: who says so.
+    """
 
     pid: int
     launched: int
     most: int
+    source: str = "NCCL RAS"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ files that follow it, `(name, bytes)`.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import stat
@@ -16,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sidecar.model import Reason, failure_from, verdict_from
-from sidecar.recorder.analysis import rendering
+from sidecar.recorder.analysis import flight, rendering
 from sidecar.recorder.analysis.evidence import Case, Finding, Rank
 from sidecar.recorder.analysis.ras import behind
 from sidecar.recorder.analysis.reading import rank_of
@@ -25,6 +26,7 @@ from sidecar.recorder.analysis.verdict import explain
 
 _MOST_BYTES = 8 << 20  # of one file
 _MOST_OF_ALL = 128 << 20
+_BEGINNING = 1 << 20
 _READING_SHARE = 0.6  # of the time
 _STACKS = ("pyspy", "pyspy2", "pyspy_native")
 _STATES = ("process", "process2")
@@ -34,10 +36,12 @@ Read = Callable[[str], Any]  # a document by `folder/label`, None where there is
 
 
 def main(order: str) -> None:
+    gc.disable()  # it lives for a moment and makes no cycles, but many objects
     told = json.loads(order)
     folder = os.open(told["folder"], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     files = _Files(folder, time.monotonic() + _READING_SHARE * float(told["seconds"]))
-    finding, snapshots = examine(told, files.document, behind(files.text("nccl_ras/engine.txt")))
+    late = behind(files.text("nccl_ras/engine.txt")) or flight.behind(_dumps(told, files))
+    finding, snapshots = examine(told, files.document, late)
     notes = [f"{files.left_out} files were left out: more than can be read in time"] if files.left_out else []
     _answer(finding, snapshots, notes)
 
@@ -69,6 +73,14 @@ def examine(told: dict[str, Any], read: Read, late: Any = ()) -> tuple[Finding, 
     return explain(case), merged
 
 
+def _dumps(told: dict[str, Any], files: _Files) -> dict[int, bytes]:
+    rows = (
+        (row["pid"], files.beginning(f"flight_recorder/{row.get('label', row['rank'])}.pickle"))
+        for row in told["ranks"]
+    )
+    return {pid: data for pid, data in rows if data}
+
+
 class _Files:
     """The incident's files. None is followed out of its folder, waited for, or read beyond what is kept for all."""
 
@@ -88,8 +100,12 @@ class _Files:
     def text(self, name: str) -> str:
         return self._read(name).decode("utf-8", "replace")
 
-    def _read(self, path: str) -> bytes:
-        """b"" for what is not there, is no file, or is too large."""
+    def beginning(self, name: str) -> bytes:
+        """At most so much as the verdict looks at: a dump can be large."""
+        return self._read(name, _BEGINNING)
+
+    def _read(self, path: str, beginning: int = 0) -> bytes:
+        """b"" for what is not there, is no file, or is too large; of that the `beginning`, where one is asked for."""
         if self._room <= 0 or time.monotonic() >= self._until:
             self.left_out += 1
             return b""
@@ -104,12 +120,13 @@ class _Files:
             return b""
         try:
             about = os.fstat(fd)
-            if not stat.S_ISREG(about.st_mode) or about.st_size > min(_MOST_BYTES, self._room):
+            size = min(about.st_size, beginning) if beginning else about.st_size
+            if not stat.S_ISREG(about.st_mode) or size > min(_MOST_BYTES, self._room):
                 self.left_out += 1
                 return b""
-            self._room -= about.st_size
+            self._room -= size
             with os.fdopen(fd, "rb", closefd=False) as file:
-                return file.read(_MOST_BYTES)
+                return file.read(size)
         except (OSError, MemoryError):
             return b""
         finally:

@@ -73,5 +73,5 @@ def _places(peers: Sequence[Rank]) -> Iterable[str]:
 def _behind(one: Behind, names: dict[int, str]) -> str:
     name = names.get(one.pid, f"process {one.pid}")
     if not one.most:
-        return f"NCCL RAS: {name} does not answer"
-    return f"NCCL RAS: {name} has launched {one.launched} operations, others {one.most}"
+        return f"{one.source}: {name} does not answer"
+    return f"{one.source}: {name} has launched {one.launched} operations, others {one.most}"

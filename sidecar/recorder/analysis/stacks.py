@@ -105,8 +105,9 @@ class Merger:
         main = stacks.main_thread_of(dump.threads, dump.pid)
         if main is None or not bit:
             return
-        self._thread(self.merged.main, main, bit)
-        spot = self._spot(stacks.frames_of(main))
+        frames = stacks.frames_of(main)
+        self._thread(self.merged.main, frames, bit)
+        spot = self._spot(frames)
         if spot is not None:
             self.merged.spots[dump.rank] = spot
         for thread in dump.threads[:_MOST_THREADS]:
@@ -118,7 +119,7 @@ class Merger:
                 self.merged.holders.append(holder)
             if thread is not main:
                 root = self.merged.others.setdefault(_DIGITS.sub("N", thread_name(thread)), Node("", ""))
-                self._thread(root, thread, bit)
+                self._thread(root, stacks.frames_of(thread), bit)
 
     def _spot(self, frames: list[stacks.Frame]) -> Spot | None:
         key = tuple(frames)
@@ -126,11 +127,10 @@ class Merger:
             self._spots[key] = stacks.spot_in(frames, self._engine)
         return self._spots[key]
 
-    def _thread(self, root: Node, thread: Mapping[str, Any], bit: int) -> None:
+    def _thread(self, root: Node, frames: list[stacks.Frame], bit: int) -> None:
         node = root
         node.ranks |= bit
         node.threads += 1
-        frames = stacks.frames_of(thread)
         for done, frame in enumerate(reversed(frames)):
             key = self._key(frame)
             child = node.children.get(key)
@@ -162,7 +162,8 @@ def thread_name(thread: Mapping[str, Any]) -> str:
 
 def visible(text: str) -> str:
     """Printable and short: names come from the process that failed."""
-    return "".join(c if c.isprintable() else "?" for c in text[:_LONGEST])
+    text = text[:_LONGEST]
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
 
 
 def walk(root: Node) -> Iterator[tuple[Node, int, Node]]:

@@ -109,7 +109,7 @@ def _all_wait(waiting: list[Rank], case: Case, ranks: Ranks) -> Finding:
         rank, behind = late
         number = f" ({behind.launched} of {behind.most} operations)" if behind.most else ""
         words = f"is behind the others{number}" if behind.most else "does not answer"
-        said += f"; by NCCL's word {rank.label} {words}"
+        said += f"; by {behind.source} {rank.label} {words}"
         return Finding(said, judgement, Confidence.MEDIUM, apart=(rank.label,))
     if len(waiting) > 1:
         said += "; which of them is late does not show in their stacks"

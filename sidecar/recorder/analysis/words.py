@@ -9,6 +9,7 @@ from sidecar.recorder.analysis.evidence import Case, Motion, Rank
 from sidecar.recorder.analysis.rank_sets import Ranks
 
 _BUSY = 0.15  # of a core: it computes, or spins, on a machine that may have others to serve
+_SOME = 0.02  # of a core, for one that the kernel says wants to run
 _FEW_WAKES = 12  # py-spy itself, which stops and continues a thread, makes three or four
 _MOST_GROUPS = 3
 
@@ -34,7 +35,7 @@ def motion(rank: Rank) -> Motion:
         return Motion.UNKNOWN
     if rank.first.key != rank.second.key:
         return Motion.MOVED
-    if rank.cpu is not None and rank.cpu >= _BUSY:
+    if rank.cpu is not None and (rank.cpu >= _BUSY or (rank.state == "R" and rank.cpu >= _SOME)):
         return Motion.SPUN
     if rank.wakes is not None and rank.wakes <= _FEW_WAKES:
         return Motion.STILL

@@ -1,8 +1,8 @@
 """The analysis of what was captured: `analysis/stacks.txt`, `stacks.json` and `speedscope.json`, and the verdict.
 
-Not asked for by name: the recorder runs it at the sealing, when all else is on the volume.
-It needs no process any more. The work is done by a program of its own
-(`sidecar.recorder.analysis.program`), which may hang or run out of memory.
+Not asked for by name: the recorder runs it at the sealing, when all else is on the volume. It needs no process any
+more. The work is done by a program of its own (`sidecar.recorder.analysis.program`), which may hang or run out of
+memory.
 """
 
 from __future__ import annotations
@@ -64,6 +64,8 @@ def _hung(ended: Ended) -> bool:
 def _why(ended: Ended) -> str:
     if ended.failure:
         return ended.failure
+    if ended.cut:
+        return "the analysis wrote more than is kept"
     if ended.wait_status is None:
         return f"the analysis was {over_limit(ended)}"
     said = ended.err.decode("utf-8", "backslashreplace").strip().rpartition("\n")[2][:200]
