@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import subprocess
@@ -35,7 +36,7 @@ def answer(folder: Path, **told: Any) -> tuple[dict[str, Any], dict[str, bytes]]
     """What the program says of this folder: the verdict and the files."""
     order = {**{key: value for key, value in case("lock").items() if key != "documents"}, "folder": str(folder),
              "seconds": 60, **told}  # fmt: skip
-    out = subprocess.run([sys.executable, "-I", "-c", _BOOT, str(ROOT), MODULE, json.dumps(order)],
+    out = subprocess.run([sys.executable, "-I", "-S", "-c", _BOOT, str(ROOT), MODULE, json.dumps(order)],
                          capture_output=True, timeout=100)  # fmt: skip
     assert out.returncode == 0, out.stderr
     head, _, rest = out.stdout.partition(b"\n")
@@ -144,3 +145,12 @@ def test_an_analysis_that_fails_holds_up_no_record(
         wait_for(lambda: rig.process.poll() == 0)
     finally:
         rig.close()
+
+
+def test_the_flight_recorder_s_dumps_are_read_where_there_are_some(tmp_path: Path) -> None:
+    told = case("flight-recorder")
+    (tmp_path / "flight_recorder").mkdir()
+    for rank, dump in told["flight"].items():
+        (tmp_path / "flight_recorder" / f"{rank}.pickle").write_bytes(base64.b64decode(dump))
+    said, _ = answer(written(tmp_path), ranks=told["ranks"])
+    assert any(reason.startswith("PyTorch's Flight Recorder: TP2 has launched") for reason in said["reasons"])

@@ -17,8 +17,8 @@ from collections.abc import Callable
 from typing import Any
 
 from sidecar.model import Reason, failure_from, verdict_from
-from sidecar.recorder.analysis import flight, rendering
-from sidecar.recorder.analysis.evidence import Case, Finding, Rank
+from sidecar.recorder.analysis import rendering
+from sidecar.recorder.analysis.evidence import Behind, Case, Finding, Rank
 from sidecar.recorder.analysis.ras import behind
 from sidecar.recorder.analysis.reading import rank_of
 from sidecar.recorder.analysis.stacks import Dump, Merged, Merger
@@ -40,7 +40,7 @@ def main(order: str) -> None:
     told = json.loads(order)
     folder = os.open(told["folder"], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     files = _Files(folder, time.monotonic() + _READING_SHARE * float(told["seconds"]))
-    late = behind(files.text("nccl_ras/engine.txt")) or flight.behind(_dumps(told, files))
+    late = behind(files.text("nccl_ras/engine.txt")) or _recorded(_dumps(told, files))
     finding, snapshots = examine(told, files.document, late)
     notes = [f"{files.left_out} files were left out: more than can be read in time"] if files.left_out else []
     _answer(finding, snapshots, notes)
@@ -71,6 +71,14 @@ def examine(told: dict[str, Any], read: Read, late: Any = ()) -> tuple[Finding, 
     )
     merged = [(_TITLES[folder], merger.merged) for folder, merger in mergers.items() if merger.merged.main.threads]
     return explain(case), merged
+
+
+def _recorded(dumps: dict[int, bytes]) -> tuple[Behind, ...]:
+    if not dumps:
+        return ()
+    from sidecar.recorder.analysis import flight  # here, since few have dumps, and pickletools imports a lot
+
+    return flight.behind(dumps)
 
 
 def _dumps(told: dict[str, Any], files: _Files) -> dict[int, bytes]:

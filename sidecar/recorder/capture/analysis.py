@@ -27,7 +27,7 @@ def collect(_: Target, scene: Scene, left: float) -> Attempt | tuple[Piece, ...]
     order = json.dumps({**json.loads(scene.question or "{}"), "folder": scene.folder, "seconds": limit})
     if len(order) > _MOST_ORDER:
         return _without("more ranks than can be told of")
-    work = program(scene, "sidecar.recorder.analysis.program", order)
+    work = program(scene, "sidecar.recorder.analysis.program", order, bare=True)
     return Attempt(work=work, judge=_judge, limit=limit, cap=_CAP)
 
 

@@ -118,12 +118,14 @@ _BOOT = (
 )
 
 
-def program(scene: Scene, module: str, *arguments: str) -> tuple[str, ...]:
+def program(scene: Scene, module: str, *arguments: str, bare: bool = False) -> tuple[str, ...]:
     """The command line of a program of ours: `main(*arguments)` of the module named, in a fresh interpreter.
 
-    -I keeps the environment's and the working folder's Python files out. For collectors that must import something.
+    -I keeps the environment's and the working folder's Python files out. For collectors that must import something;
+    `bare` for one that imports the standard library alone: it starts in half the time.
     """
-    return (scene.python, "-I", "-c", _BOOT, scene.package_root, module, *arguments)
+    flags = ("-I", "-S") if bare else ("-I",)
+    return (scene.python, *flags, "-c", _BOOT, scene.package_root, module, *arguments)
 
 
 def over_limit(ended: Ended) -> str:
