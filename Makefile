@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 TORCH_VENV := .venv-torch
 TORCH := torch==2.13.0
 
-.PHONY: demo test test-torch check pods prometheus soak bench lock clean
+.PHONY: demo test test-torch record-cases check pods prometheus soak bench lock clean
 .DELETE_ON_ERROR:
 
 $(VENV)/.installed: pyproject.toml sidecar/version.py
@@ -50,6 +50,10 @@ $(TORCH_VENV)/.installed: pyproject.toml sidecar/version.py
 
 test-torch: $(TORCH_VENV)/.installed
 	$(TORCH_VENV)/bin/pytest tests/pytorch
+
+# Makes the recordings of tests/analysis anew, from real ranks on gloo; NAMES="lock abort" for some of them.
+record-cases: $(TORCH_VENV)/.installed
+	$(TORCH_VENV)/bin/python tests/analysis/record_cases.py $(NAMES)
 
 # What the image installs, with hashes. The packages left out are aiohttp's, which only kubernetes.aio imports.
 lock:

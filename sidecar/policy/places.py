@@ -9,6 +9,7 @@ have a healthy engine killed, a missing one only costs time.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 Row = tuple[frozenset[str] | None, str]
 
@@ -148,40 +149,67 @@ _REQUEST_QUEUE: Mapping[str, tuple[Row, ...]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """Rows by the last part of their file, since stacks of a thousand ranks are looked up here frame by frame."""
+
+    files: Mapping[str, tuple[Row, ...]]
+    folders: tuple[Row, ...]
+
+    @classmethod
+    def of(cls, *tables: tuple[Row, ...]) -> _Table:
+        files: dict[str, tuple[Row, ...]] = {}
+        folders: list[Row] = []
+        for functions, file in (row for table in tables for row in table):
+            if file.endswith("/"):
+                folders.append((functions, f"/{file.lstrip('/')}"))
+            else:
+                name = file.rpartition("/")[2]
+                files[name] = (*files.get(name, ()), (functions, f"/{file.lstrip('/')}"))
+        return cls(files, tuple(folders))
+
+    def has(self, function: str, path: str) -> bool:
+        rows = self.files.get(path.rpartition("/")[2])
+        if rows and any((names is None or function in names) and f"/{path}".endswith(file) for names, file in rows):
+            return True
+        return any((names is None or function in names) and folder in f"/{path}" for names, folder in self.folders)
+
+
+_COLLECTIVES = _Table.of(_COLLECTIVE)
+_WAITS = _Table.of(_WAIT)
+_COMPILERS = _Table.of(_COMPILE, _LOAD)
+_NONE = _Table.of()
+_STEPS, _IDLE_LOOPS, _WORK_LOOPS, _REQUEST_QUEUES = (
+    {engine: _Table.of(rows) for engine, rows in tables.items()}
+    for tables in (_STEP, _IDLE_LOOP, _WORK_LOOP, _REQUEST_QUEUE)
+)
+
+
 def is_collective(function: str, path: str) -> bool:
-    return _known(_COLLECTIVE, function, path)
+    return _COLLECTIVES.has(function, path)
 
 
 def waits(function: str, path: str) -> bool:
-    return _known(_WAIT, function, path)
+    return _WAITS.has(function, path)
 
 
 def compiles(function: str, path: str) -> bool:
     """Whether it compiles here, or loads: either takes long and shows no token."""
-    return _known(_COMPILE, function, path) or _known(_LOAD, function, path)
+    return _COMPILERS.has(function, path)
 
 
 def is_step(engine: str, function: str, path: str) -> bool:
     """Whether the engine's own loop is in the middle of a step here."""
-    return _known(_STEP.get(engine, ()), function, path)
+    return _STEPS.get(engine, _NONE).has(function, path)
 
 
 def is_idle_loop(engine: str, function: str, path: str) -> bool:
-    return _known(_IDLE_LOOP.get(engine, ()), function, path)
+    return _IDLE_LOOPS.get(engine, _NONE).has(function, path)
 
 
 def is_work_loop(engine: str, function: str, path: str) -> bool:
-    return _known(_WORK_LOOP.get(engine, ()), function, path)
+    return _WORK_LOOPS.get(engine, _NONE).has(function, path)
 
 
 def is_request_queue(engine: str, function: str, path: str) -> bool:
-    return _known(_REQUEST_QUEUE.get(engine, ()), function, path)
-
-
-def _known(table: tuple[Row, ...], function: str, path: str) -> bool:
-    rooted = "/" + path
-    return any(
-        (functions is None or function in functions)
-        and (f"/{file.lstrip('/')}" in rooted if file.endswith("/") else rooted.endswith("/" + file.lstrip("/")))
-        for functions, file in table
-    )
+    return _REQUEST_QUEUES.get(engine, _NONE).has(function, path)

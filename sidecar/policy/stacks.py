@@ -48,7 +48,9 @@ class Spot:
 
 
 @dataclass(frozen=True, slots=True)
-class _Frame:
+class Frame:
+    """One call of a thread; `line` is 0 where it is not known."""
+
     function: str
     path: str
     line: int
@@ -58,6 +60,13 @@ class _Frame:
         """The frame without its line: the function and the last two parts of its file's path."""
         return f"{_word(self.function)}@{_word('/'.join(self.path.split('/')[-2:]))}"
 
+    @property
+    def name(self) -> str:
+        """For people: `all_reduce (distributed_c10d.py:2810)`."""
+        parts = self.path.split("/")
+        file = "/".join(parts[-2:] if parts[-1] == "__init__.py" else parts[-1:])
+        return f"{_word(self.function)} ({_word(file)}:{self.line})"
+
 
 def spot_of(threads: Sequence[Mapping[str, Any]], pid: int, engine: str) -> Spot | None:
     """The place of the main thread of process `pid`, or None where nothing usable was told.
@@ -65,14 +74,18 @@ def spot_of(threads: Sequence[Mapping[str, Any]], pid: int, engine: str) -> Spot
     The main thread is the one with the process's own id; a py-spy that sees another PID namespace's numbers still tells
     its name, `MainThread`. `engine` ("sglang", "vllm") chooses whose idle loop is known.
     """
-    frames = _frames(_main_thread(threads, pid))
+    return spot_in(frames_of(main_thread_of(threads, pid)), engine)
+
+
+def spot_in(frames: list[Frame], engine: str) -> Spot | None:
+    """The place of a thread with these frames, the innermost first; None for no frames."""
     if not frames:
         return None
     spot = _spot(frames, engine)
     return replace(spot, step=True) if any(places.is_step(engine, f.function, f.path) for f in frames) else spot
 
 
-def _spot(frames: list[_Frame], engine: str) -> Spot:
+def _spot(frames: list[Frame], engine: str) -> Spot:
     idle = _idle(frames, engine)
     if idle is not None:
         return _waiting(Kind.IDLE, frames, idle)
@@ -87,7 +100,7 @@ def _spot(frames: list[_Frame], engine: str) -> Spot:
         if places.waits(function, path):
             return _waiting(Kind.WAIT, frames, at)
     innermost = frames[0]
-    return Spot(Kind.RUN, _name(innermost), _key(Kind.RUN, [_with_line(f) for f in frames]))
+    return Spot(Kind.RUN, innermost.name, _key(Kind.RUN, [_with_line(f) for f in frames]))
 
 
 def moved(before: Spot | None, after: Spot | None) -> bool | None:
@@ -111,11 +124,17 @@ def fingerprint(spots: Mapping[str, Spot]) -> str:
     The same failure gives the same one again, whichever rank it hit and however many ranks there are: it is made of
     the set of places, without lines and labels.
     """
-    found = {_LINE.sub("", spot.key.partition("#")[0]) for spot in spots.values()}
+    found = {place_of(spot) for spot in spots.values()}
     return _digest("\n".join(sorted(found))) if found else ""
 
 
-def _main_thread(threads: Any, pid: int) -> Mapping[str, Any] | None:
+def place_of(spot: Spot) -> str:
+    """Its key without lines, so that it outlives an upgrade of the engine."""
+    return _LINE.sub("", spot.key.partition("#")[0])
+
+
+def main_thread_of(threads: Any, pid: int) -> Mapping[str, Any] | None:
+    """The process's main thread, or the first there is; None where nothing usable was told."""
     if not isinstance(threads, Sequence) or isinstance(threads, (str, bytes)):
         return None
     usable = [t for t in threads[:_MOST_FRAMES] if isinstance(t, Mapping) and isinstance(t.get("frames"), list)]
@@ -128,7 +147,7 @@ def _main_thread(threads: Any, pid: int) -> Mapping[str, Any] | None:
     return usable[0] if usable else None
 
 
-def _frames(thread: Mapping[str, Any] | None) -> list[_Frame]:
+def frames_of(thread: Mapping[str, Any] | None) -> list[Frame]:
     """The thread's frames, the innermost first; what is no frame is left out."""
     found = []
     for frame in thread["frames"][:_MOST_FRAMES] if thread is not None else ():
@@ -139,11 +158,11 @@ def _frames(thread: Mapping[str, Any] | None) -> list[_Frame]:
             # From Python 3.11 on, py-spy tells qualified names (seen with 0.4.3): Condition.wait, f.<locals>.g.
             function = function.rpartition(".")[2]
             known = isinstance(line, int) and not isinstance(line, bool) and 0 <= line < 10_000_000
-            found.append(_Frame(function[:500], path[-500:], line if isinstance(line, int) and known else 0))
+            found.append(Frame(function[:500], path[-500:], line if isinstance(line, int) and known else 0))
     return found
 
 
-def _idle(frames: list[_Frame], engine: str) -> int | None:
+def _idle(frames: list[Frame], engine: str) -> int | None:
     """The index of the frame in which the engine's own loop waits for requests, or None.
 
     It takes two: the loop's own frame, and inside of it a wait or nothing at all (a wait in C has no frame). With
@@ -163,10 +182,10 @@ def _idle(frames: list[_Frame], engine: str) -> int | None:
     return None
 
 
-def _waiting(kind: Kind, frames: list[_Frame], at: int) -> Spot:
+def _waiting(kind: Kind, frames: list[Frame], at: int) -> Spot:
     """A spot that is known by the frame at `at`: what is inside of it is dropped, and so is its own line."""
     outside = [_with_line(frame) for frame in frames[at + 1 :]]
-    return Spot(kind, _name(frames[at]), _key(kind, [frames[at].place, *outside]))
+    return Spot(kind, frames[at].name, _key(kind, [frames[at].place, *outside]))
 
 
 def _key(kind: Kind, parts: list[str]) -> str:
@@ -175,17 +194,16 @@ def _key(kind: Kind, parts: list[str]) -> str:
     return f"{kind}|{kept}" + (f"#{_digest('<'.join(rest))}" if rest else "")
 
 
-def _with_line(frame: _Frame) -> str:
+def _with_line(frame: Frame) -> str:
     return f"{frame.place}:{frame.line}"
-
-
-def _name(frame: _Frame) -> str:
-    return f"{_word(frame.function)} ({_word(frame.path.rpartition('/')[2])}:{frame.line})"
 
 
 def _word(text: str) -> str:
     """A part of a key or name: printable, short, and without the marks that a key is made of."""
-    return "".join(c if c.isprintable() and c not in "#|\n" else "?" for c in text[-_LONGEST_WORD:])
+    text = text[-_LONGEST_WORD:]
+    if text.isprintable() and "#" not in text and "|" not in text:
+        return text
+    return "".join(c if c.isprintable() and c not in "#|" else "?" for c in text)
 
 
 def _digest(text: str) -> str:

@@ -21,6 +21,7 @@ from sidecar.model import Action, Reason, TimelineEntry, incident_from, plain, r
 from sidecar.recorder.capture.base import Scene
 from sidecar.recorder.captures import Captures, Taken, targets_of
 from sidecar.recorder.evidence import MEMORY_LIMIT
+from sidecar.recorder.explaining import Explaining
 from sidecar.recorder.last_word import TOLD, LastWord, line_of, told
 from sidecar.recorder.motion import MOST_OF_ALL, Motion
 from sidecar.recorder.reactor import Reactor
@@ -57,6 +58,7 @@ class Recorder:
         self._guard_is_lost = False
         self._work: Work | None = None
         self._last_word: LastWord | None = None
+        self._explaining: Explaining | None = None
         self._volume = Volume(store, self._reactor, log, self._tell)
         self._told_done = False
 
@@ -65,6 +67,7 @@ class Recorder:
             if self._work is not None:
                 self._step_last_word(self._work)
                 self._step_captures(self._work)
+                self._step_explaining(self._work)
             self._volume.step()
             self._flush()
             if self._volume.exit_status is None:
@@ -72,6 +75,8 @@ class Recorder:
         self._flush()  # the last words
         if self._work is not None and self._work.captures is not None:
             self._work.captures.abandon()
+        if self._explaining is not None:
+            self._explaining.abandon()
         return self._volume.exit_status
 
     def _wake_at(self) -> float:
@@ -80,6 +85,8 @@ class Recorder:
             return due
         if self._last_word is not None:
             due = min(due, self._last_word.wake_at())
+        if self._explaining is not None:
+            due = min(due, self._explaining.wake_at())
         captures = self._work.captures
         return min(due, captures.wake_at() if captures else self._work.captures_at)
 
@@ -180,7 +187,7 @@ class Recorder:
         now = time.monotonic()
         self._log("guard lost", work.incident.id)
         work.note("guard lost", "the recorder writes what it knows")
-        work.leaving = True
+        work.leaving = work.explained = True
         work.give_up_at = now + _GUARD_LOST
         self._hurry(work, now + _GUARD_LOST_CAPTURES)
 
@@ -211,12 +218,7 @@ class Recorder:
         if work.captures is None:
             if time.monotonic() < work.captures_at and not work.opened:
                 return
-            scene = replace(
-                self._scene,
-                frozen=work.frozen,
-                lethal=work.incident.decision.action is Action.KILL and work.incident.reason not in _HARMLESS,
-                targets=targets_of(work.ranks, work.incident.members),
-            )
+            scene = self._scene_of(work)
             have = work.evidence.have()
             work.captures = Captures(work.wanted, scene, work.deadline, self._reactor, have, work.twice, self._memory)
             work.evidence.bound(work.captures.allowance.kept(MEMORY_LIMIT))
@@ -237,6 +239,25 @@ class Recorder:
             if line:
                 work.notes.append(line)
                 work.dirty = True
+
+    def _scene_of(self, work: Work) -> Scene:
+        return replace(
+            self._scene,
+            frozen=work.frozen,
+            lethal=work.incident.decision.action is Action.KILL and work.incident.reason not in _HARMLESS,
+            targets=targets_of(work.ranks, work.incident.members),
+        )
+
+    def _step_explaining(self, work: Work) -> None:
+        """When nothing is left to be done but to seal."""
+        if self._explaining is None and work.sealing and work.captured and not (work.explained or work.telling):
+            if not self._volume.holds_all(work):
+                return
+            folder = os.path.join(self._dump_dir, work.incident.id)
+            scene = replace(self._scene_of(work), folder=folder)
+            self._explaining = Explaining(work, scene, self._motion.apart, self._reactor, self._memory)
+        if self._explaining is not None:
+            self._explaining.step()
 
     def _keep(self, work: Work, taken: Taken) -> None:
         if work.twice:

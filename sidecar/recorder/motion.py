@@ -43,6 +43,12 @@ class Motion:
                     name = taken.target.rank or taken.target.label
                     snapshots[name] = _Snapshot(taken.target.identity.pid, taken.began, piece.data)
 
+    @property
+    def apart(self) -> float:
+        """Seconds between the two snapshots of a rank, the shortest; 0.0 where no rank has two."""
+        both = [name for name in self._first if name in self._second]
+        return min((self._second[name].at - self._first[name].at for name in both), default=0.0)
+
     def line(self, engine: str) -> str:
         """For the record, "" where no rank has two snapshots."""
         from sidecar.policy.stacks import moved  # here, since a recorder that stands by has no use for it
@@ -53,12 +59,11 @@ class Motion:
         found: dict[bool | None, list[str]] = {True: [], False: [], None: []}
         for name in both:
             found[moved(_spot(self._first[name], engine), _spot(self._second[name], engine))].append(name)
-        apart = min(self._second[name].at - self._first[name].at for name in both)
         words = ((True, "moved"), (False, "did not"), (None, "cannot be told"))
         said = "; ".join(f"{', '.join(found[key])} {word}" for key, word in words if found[key])
         if not found[True]:
             said = said.replace("did not", "did not move", 1)
-        return f"between two snapshots {apart:.1f} s apart: {said}"
+        return f"between two snapshots {self.apart:.1f} s apart: {said}"
 
 
 def _spot(snapshot: _Snapshot, engine: str) -> Spot | None:

@@ -41,10 +41,11 @@ def build(
     sealed: bool = False,
     signature: str = "",
     throttled: Throttled | None = None,
+    finding: Record | None = None,
 ) -> Record:
     """The whole record. `own` are the recorder's own steps, `earlier` is the timeline that a former life wrote.
 
-    `signature` is "" until it is known, at the sealing.
+    `signature` is "" until it is known, at the sealing, and so is `finding`, what the analysis says.
     """
     failures = in_order(incident)
     entries = [*incident.timeline, *own]
@@ -65,7 +66,7 @@ def build(
         "timeline": _timeline(entries, earlier, zero),
         "artifacts": [plain(artifact) for artifact in artifacts],
         "termination": _termination(incident.termination) if incident.termination else None,
-        "verdict": _verdict(incident.verdict) if incident.verdict else None,
+        "verdict": _verdict(incident.verdict, finding),
         "sealed": sealed,
         "notes": [*incident.notes, *notes],
         "recorder": {"version": VERSION},
@@ -159,13 +160,17 @@ def _throttled(throttled: Throttled) -> Record:
     return {"limit": throttled.limit, "count": throttled.count, "since": stamp(throttled.since)}
 
 
-def _verdict(verdict: Verdict) -> Record:
-    return {
-        "liveness": verdict.liveness.value,
-        "because": list(verdict.because),
-        "odd": list(verdict.odd),
-        "since_seconds": verdict.since,
-    }
+def _verdict(verdict: Verdict | None, finding: Record | None) -> Record | None:
+    """What the engine's own numbers said, if it was a hang, and what the analysis of the evidence says."""
+    said: Record = {}
+    if verdict is not None:
+        said |= {
+            "liveness": verdict.liveness.value,
+            "because": list(verdict.because),
+            "odd": list(verdict.odd),
+            "since_seconds": verdict.since,
+        }
+    return said | (finding or {}) or None
 
 
 def _termination(termination: Termination) -> Record:

@@ -76,6 +76,10 @@ class Volume:
         """Whether the incident is to be a summary, by what was on the volume at the last look. Never blocks."""
         return self._throttle(incident) is not None
 
+    def holds_all(self, work: Work) -> bool:
+        """Whether all that was captured is on the volume, and nothing is being done there."""
+        return work.opened and self._writer.busy_since is None and not work.evidence.batch(rendering=True)
+
     def begin(self, work: Work) -> None:
         """From now on there is an incident."""
         self._throttled = self._throttle(work.incident)
@@ -122,7 +126,8 @@ class Volume:
             return min(due, hangs_at) if time.monotonic() < hangs_at else due
         if not work.opened:
             return min(work.give_up_at, max(self._retry_at, work.told_by if work.telling else 0.0))
-        if work.sealing and work.captured and work.telling and not work.evidence.batch(rendering=True):
+        waits = work.telling or not work.explained
+        if work.sealing and work.captured and waits and not work.evidence.batch(rendering=True):
             return work.give_up_at
         if not work.captured and time.monotonic() < work.quiet_until:
             return min(work.give_up_at, work.quiet_until)
@@ -181,6 +186,8 @@ class Volume:
             self._write(work, batch)
         elif work.sealing and work.captured and work.telling:
             return  # the record says what came of it
+        elif work.sealing and work.captured and not work.explained:
+            return  # it reads what is on the volume now
         elif work.sealing and work.captured and not self._synced:
             paths = work.evidence.paths()
             self._writer.submit(lambda: self._store.sync(paths), self._on_synced)
@@ -234,6 +241,7 @@ class Volume:
             sealed,
             self._signature or "",
             self._throttled,
+            work.finding,
         )
         return encode(record)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass, field
+from typing import Any
 
 from sidecar.model import Incident, RankProcess, TimelineEntry
 from sidecar.recorder.captures import Captures
@@ -19,8 +20,8 @@ class Work:
     meanwhile, and two threads share one interpreter. `wanted` are the captures that the guard has asked of this
     recorder; one that takes over late is asked for none. `twice`: two snapshots, to see what moves. `sealing`: the
     guard has said its last word. `telling`: the termination logs are being written; until `told_by` the volume waits.
-    `leaving`: the guard is lost. `dirty`: the record on the volume is not what is known. `own` are the recorder's own
-    steps in the timeline.
+    `explained`: the analysis is over, with or without a `finding`. `leaving`: the guard is lost. `dirty`: the record on
+    the volume is not what is known. `own` are the recorder's own steps in the timeline.
     """
 
     incident: Incident
@@ -37,6 +38,8 @@ class Work:
     notes: list[str] = field(default_factory=list)
     opened: bool = False
     sealing: bool = False
+    explained: bool = False
+    finding: dict[str, Any] | None = None
     leaving: bool = False
     telling: bool = False
     told_by: float = 0.0

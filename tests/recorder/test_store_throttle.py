@@ -114,12 +114,15 @@ def test_a_verdict_and_a_group_are_in_the_record(start: Start) -> None:
     rig.until("opened")
     rig.seal(what)
     record = rig.record(what.id)
-    assert record["verdict"] == {
-        "liveness": "stuck",
-        "because": ["no token in 31 s", "TP1 is stopped"],
-        "odd": ["TP1"],
-        "since_seconds": 31.5,
-    }
+    assert (
+        record["verdict"].items()
+        >= {
+            "liveness": "stuck",
+            "because": ["no token in 31 s", "TP1 is stopped"],
+            "odd": ["TP1"],
+            "since_seconds": 31.5,
+        }.items()
+    )
     assert record["group"] == "llama"
     assert record["signature"] == "enginestalled-stuck"
 

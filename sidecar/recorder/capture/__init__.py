@@ -7,6 +7,7 @@ from enum import StrEnum
 
 from sidecar.model import Role
 from sidecar.recorder.capture import (
+    analysis,
     crash_folder,
     cuda_coredump,
     flight_recorder,
@@ -82,6 +83,8 @@ TABLE = (
         "cuda_coredump", cuda_coredump.collect, {"core": cuda_coredump.KIND}, Per.COMPUTE,
         running=True, holds=True, after=True, most=COREDUMP,
     ),
+    # At the sealing, by itself.
+    Entry(analysis.NAME, analysis.collect, analysis.KINDS, Per.ENGINE, computes=analysis.LIMIT, memory=256 * MIB),
     Entry("crash_folder", crash_folder.collect, {"*": crash_folder.KIND}, Per.ENGINE, most=crash_folder.MOST),
 )  # fmt: skip
 
