@@ -404,7 +404,7 @@ def remaining(folder: Path) -> set[str]:
 
 def test_prune_needs_a_limit_that_makes_sense(tmp_path):
     at = ("prune", "--dump-dir", str(tmp_path))
-    assert "at least one limit: --keep, --max-bytes or --older-than" in error_line(*at, status=2)
+    assert "at least one limit: --keep, --max-bytes, --older-than or --pods-gone-for" in error_line(*at, status=2)
     assert "--keep: '-1'" in error_line(*at, "--keep", "-1", status=2)
     assert "--max-bytes: '5X'" in error_line(*at, "--max-bytes", "5X", status=2)
     assert "--older-than: '7'" in error_line(*at, "--older-than", "7", status=2)

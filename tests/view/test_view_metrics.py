@@ -31,6 +31,8 @@ def test_totals_over_a_volume_never_fall(tmp_path):
     put(tmp_path / "test" / "llm-9", incident(1, reason=Reason.ENGINE_STALLED, pod="test/llm-9"))
     count(tmp_path / "test" / "llm-9", "uid-9", 0)
     (tmp_path / "test" / "llm-9" / ".counters-bad.json").write_text("{")
+    age(tmp_path / "prod" / "llm-0", 48)
+    age(tmp_path / "prod" / "llm-1", 48)
     with Viewer(tmp_path) as viewer:
         first = eventually(lambda: (m := viewer.metrics()).get((DEATHS, "sigkill", "prod")) and m, "the first look", 60)
         assert first[DEATHS, "sigkill", "prod"] == 10
@@ -43,8 +45,6 @@ def test_totals_over_a_volume_never_fall(tmp_path):
         assert first["rankguard_volume_broken_counters",] == 1
         assert first["rankguard_volume_readable",] == 1
 
-        age(tmp_path / "prod" / "llm-0", 48)
-        age(tmp_path / "prod" / "llm-1", 48)
         prune(tmp_path)
         count(tmp_path / "prod" / "llm-3", "uid-3", 1)
         seen = eventually(

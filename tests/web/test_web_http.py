@@ -203,8 +203,10 @@ def closed_by_peer(sock: socket.socket) -> bool:
 
 def test_idle_connections_cannot_shut_others_out(web):
     """Three hundred connections that ask for nothing: a scraper still gets its answer at once."""
-    held = [socket.create_connection(("127.0.0.1", web.port()), timeout=10) for _ in range(300)]
+    held: list[socket.socket] = []
     try:
+        for _ in range(300):
+            held.append(socket.create_connection(("127.0.0.1", web.port()), timeout=60))
         for sock in held[::2]:
             try:
                 sock.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nX-Slow: ")
