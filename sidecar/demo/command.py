@@ -23,7 +23,7 @@ from sidecar.system.subreaper import become_subreaper
 
 VICTIM = "TP2"
 WAITING = "TP1"
-LIMIT = 15.0  # seconds for everything
+LIMIT = 60.0  # seconds for everything; a machine with nothing else to do takes some five
 _FAREWELL = 4.0  # of them for the cleaning up
 
 
@@ -127,7 +127,7 @@ def _kill_one(screen: Screen, watcher: Watcher, standin: StandIn, course: _Cours
     watcher.meet()
     if not sealed:
         course.broken.append("the incident was not sealed in time")
-    if alive := standin.wait_gone(min(0.5, course.left)):
+    if alive := standin.wait_gone(min(5.0, course.left)):
         names = ", ".join(f"{process.label} ({process.pid})" for process in alive)
         course.broken.append(f"Rankguard left of the engine: {names}")
 
@@ -135,7 +135,7 @@ def _kill_one(screen: Screen, watcher: Watcher, standin: StandIn, course: _Cours
 def _wait_for_counters(watcher: Watcher, course: _Course) -> None:
     """The web counts when the guard tells it, a moment after the record is sealed."""
     sample: Sample = ("rankguard_incidents_total", (("reason", "RankDied"),))
-    deadline = time.monotonic() + min(2.0, course.left)
+    deadline = time.monotonic() + min(10.0, course.left)
     while time.monotonic() < deadline:
         course.after = watcher.metrics()
         if course.after.get(sample, 0) == course.before.get(sample, 0) + 1:
