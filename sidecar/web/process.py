@@ -228,8 +228,9 @@ class Web:
             return False, "the engine was found stuck or dead, and is still there"
         return True, "ok"
 
-    async def prestop(self, token: bytes) -> tuple[int, str]:
-        return await self._hooks.call(token, failing=self._monitor.failing, running=self._monitor.running)
+    async def prestop(self, token: bytes, waited: float) -> tuple[int, str]:
+        monitor = self._monitor
+        return await self._hooks.call(token, failing=monitor.failing, running=monitor.running, waited=waited)
 
     def metrics(self, accept: str, compress: bool) -> tuple[str, bytes]:
         return self._metrics.render(accept, compress)
