@@ -291,6 +291,7 @@ def test_hooks_and_scrapes_at_the_same_time(shared: WebProcess) -> None:
         ({}, 200),
         ({"failed": False}, 200),
         ({"failed": True}, 503),
+        ({"failed": True, "observes": True}, 200),
         ({"state": "capturing", "incident": "20261120T235959.123Z-enginestalled"}, 200),
         ({"state": "down", "ready": False, "ready_detail": "0 of 1 ranks up"}, 200),
         ({"state": "starting"}, 200),
