@@ -21,8 +21,9 @@ from sidecar.policy.retention import PINNED
 LEAST_GONE = 3 * 3600.0  # seconds; less could be a living pod's
 # `engine` is the folder that the engine's container has of it, for coredumps.
 _OURS = (".reserve", "engine")
-# How often --after-kill did anything, and the counters: each with what is beside it for a moment, or was set aside.
-_OURS_BEGIN = (".counters-", ".after-kill.", REMOVING)
+# How often --after-kill did anything, and the counters: each with what is beside it for a moment, or was set aside. And
+# what a check of the volume leaves that is killed, since the volume hangs.
+_OURS_BEGIN = (".counters-", ".after-kill.", ".rankguard-", REMOVING)
 
 
 @dataclass(frozen=True, slots=True)
