@@ -58,7 +58,8 @@ web -> guard
     up          {ranks: [Identity]}                              the engine has answered
     liveness    {verdict: Verdict, probe, ranks: [Identity]}     stuck or dead, or (the first time after) not any more
     hook        {hook: int, deletion: bool, certain: bool, failing: bool, running: bool, group: name}
-                                                                 the preStop hook was called
+                                                                 the preStop hook was called; with `called_at` (s
+                                                                 monotonic) where the web comes to it late
     fleet       {observe: bool}                                  the fleet switch; told to each new guard again
     containers  {names: {container id: name}}                    as the pod's status has them
     deleting    {}                                               the API server says that the pod is being deleted

@@ -21,6 +21,9 @@ from sidecar.policy.retention import PINNED
 LEAST_GONE = 3 * 3600.0  # seconds; less could be a living pod's
 # `engine` is the folder that the engine's container has of it, for coredumps.
 _OURS = (".reserve", "engine")
+# How often --after-kill did anything, and the counters: each with what is beside it for a moment, or was set aside. And
+# what a check of the volume leaves that is killed, since the volume hangs.
+_OURS_BEGIN = (".counters-", ".after-kill.", ".rankguard-", REMOVING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +106,7 @@ def _look(fd: int, before: float) -> tuple[float, int, str, bool]:
             break
         is_incident = wall_of(inner) is not None
         known = known or is_incident or is_counters(inner) or inner == ".reserve"
-        if not (is_incident or inner in _OURS or inner.startswith((".counters-", REMOVING))):
+        if not (is_incident or inner in _OURS or inner.startswith(_OURS_BEGIN)):
             foreign = foreign or inner
         if not stat.S_ISDIR(info.st_mode):
             continue

@@ -51,8 +51,11 @@ class Hooks:
         if guard.verdicts.alive() == 0:
             guard.web.hook_done(hook, "there is no engine")
             return
-        case = guard.case or next(iter(guard.sealing), None)
         certain = bool(message.get("certain"))
+        if not (deletion and certain) and self._too_late(message.get("called_at")):
+            guard.web.hook_done(hook, "the engine that it was called for is gone")
+            return
+        case = guard.case or next(iter(guard.sealing), None)
         # What nobody confirms is believed once: else whoever calls it again and again keeps the watch blind.
         drains = guard.state in (State.STARTING, State.SERVING) and (certain or not self._drained_uncertain)
         if deletion and (case is not None or not (message["group"] and message["running"]) or self._captured):
@@ -96,6 +99,13 @@ class Hooks:
         self._captured = incident.id
         if self.drains_until is None:
             self._drain(clock.monotonic() + _STOP_MAY_COME)
+
+    def _too_late(self, called_at: object) -> bool:
+        """Whether the web, which stood still, has found this call only after its engine was stopped: every process that
+        is there now began since. The kubelet has long gone on, and this engine is not to be taken for one that stops.
+        """
+        ranks = self._guard.verdicts.living()
+        return isinstance(called_at, float) and all(clock.began(identity.start) > called_at for identity in ranks)
 
     def _capture(self, hook: int, deletion: bool, failing: bool, group: str) -> None:
         guard = self._guard

@@ -380,13 +380,22 @@ class Guard:
         return self.verdicts.make_case(self._around, reason, action, rank, because, at, **more)
 
     def set_failed(self, failed: bool) -> None:
-        """Whether the engine was found stuck or dead, and is still there past the deadline: what /livez says."""
+        """Whether the engine was found stuck or dead, and is still there past the deadline."""
         if failed is not self.failed:
-            self.failed = failed
-            self.log("livez", answer="failed" if failed else "ok")
-            self.tell_supervisor({"type": "livez", "failed": failed})
+            before, self.failed = self.livez_fails, failed
             self.remember()
             self._dirty = True
+            self._tell_livez(before)
+
+    @property
+    def livez_fails(self) -> bool:
+        """What /livez says. Not while the fleet switch is on: the kubelet would kill by our word."""
+        return self.failed and not self.observes
+
+    def _tell_livez(self, before: bool) -> None:
+        if self.livez_fails is not before:
+            self.log("livez", answer="failed" if self.livez_fails else "ok")
+            self.tell_supervisor({"type": "livez", "failed": self.livez_fails})
 
     @property
     def on_rank_death(self) -> Action:
@@ -400,10 +409,11 @@ class Guard:
     def set_observes(self, observes: bool) -> None:
         """The fleet switch. What was decided before goes on as it was decided."""
         if observes is not self.observes:
-            self.observes = observes
+            before, self.observes = self.livez_fails, observes
             self.log("fleet switch", action="only observing from now on" if observes else "acting as it is set to")
             self.remember()
             self._dirty = True
+            self._tell_livez(before)
 
     def remember(self) -> None:
         """Have the supervisor keep what a new guard of the same engine would need beside the journal."""

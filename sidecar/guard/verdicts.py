@@ -78,7 +78,11 @@ class Verdicts:
 
     def alive(self) -> int:
         """How many watched processes of the engine still run."""
-        return sum(1 for identity in self._guard.discovery.ranks if identity not in self._over)
+        return len(self.living())
+
+    def living(self) -> list[Identity]:
+        """They themselves."""
+        return [identity for identity in self._guard.discovery.ranks if identity not in self._over]
 
     def new_generation(self) -> None:
         """The engine is gone; nothing of it is held against the next one."""

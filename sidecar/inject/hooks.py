@@ -83,10 +83,13 @@ def grace(targets: Iterable[Mapping[str, Any]], spec: Mapping[str, Any]) -> int 
 
 
 def probe_window(targets: Iterable[Mapping[str, Any]]) -> int | None:
-    """Seconds from a hang to the kubelet's own verdict, at the earliest: it may begin just before a probe."""
+    """Seconds from a hang to the kubelet's own verdict, at the earliest: it may begin just before a probe. None where
+    no probe would find one: a port that is open says nothing, and /livez says what Rankguard has found.
+    """
     windows = []
     for target in targets:
-        if probe := target.get("livenessProbe"):
+        probe = target.get("livenessProbe") or {}
+        if probe and not probe.get("tcpSocket") and (probe.get("httpGet") or {}).get("path") != LIVEZ:
             period, failures = probe.get("periodSeconds") or 10, probe.get("failureThreshold") or 3
             windows.append(max(1, (failures - 1) * period + (probe.get("timeoutSeconds") or 1)))
     return min(windows, default=None)

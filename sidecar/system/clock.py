@@ -1,9 +1,16 @@
 """The clocks. Deadlines are monotonic; wall time is only for people."""
 
+import os
 import time
 
+_TICKS = os.sysconf("SC_CLK_TCK")
 monotonic = time.monotonic
 wall = time.time
+
+
+def began(start: int) -> float:
+    """When a process began whose `start` is this many clock ticks after the boot; monotonic."""
+    return time.monotonic() - (time.clock_gettime(time.CLOCK_BOOTTIME) - start / _TICKS)
 
 
 def stamp(wall_seconds: float) -> str:

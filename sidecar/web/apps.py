@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 
 from sidecar.web.incidents import add_incidents
 from sidecar.web.library import Library
+from sidecar.web.server import WAITED
 
 _HELLO = """Rankguard, beside an engine. This port has an API, in JSON:
 
@@ -33,7 +34,7 @@ class View(Protocol):
     def health(self) -> tuple[bool, str]: ...
     def readiness(self) -> tuple[bool, str]: ...
     def livez(self) -> tuple[bool, str]: ...
-    def prestop(self, token: bytes) -> Awaitable[tuple[int, str]]: ...
+    def prestop(self, token: bytes, waited: float) -> Awaitable[tuple[int, str]]: ...
     def metrics(self, accept: str, compress: bool) -> tuple[str, bytes]: ...
     def status(self) -> dict[str, Any]: ...
     def ranks(self) -> list[dict[str, Any]]: ...
@@ -66,7 +67,8 @@ def machine_app(view: View) -> FastAPI:
     async def prestop(request: Request) -> Response:
         given = request.headers.getlist("x-rankguard-token")
         # Nothing here ends with the connection: a kubelet that gave up has not taken back what it will do.
-        status, text = await view.prestop(given[0].encode("latin-1") if len(given) == 1 else b"")
+        token = given[0].encode("latin-1") if len(given) == 1 else b""
+        status, text = await view.prestop(token, request.scope.get("state", {}).get(WAITED, 0.0))
         return Response(text + "\n", status, {"cache-control": "no-store"}, media_type="text/plain")
 
     async def refused(_: Request, error: Exception) -> Response:

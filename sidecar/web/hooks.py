@@ -23,6 +23,7 @@ MARGIN = 10.0  # seconds beyond the captures' own deadline: for the API server, 
 MOST_WAITING = 16  # calls that wait at once; anybody may call where there is no token
 SEND_AGAIN = 0.1  # seconds; the guard may be about to start, or its channel full
 MOST_GUARDS = 2  # a guard that is lost over a call, and the one after it
+LATE = 2.0  # seconds; a call that waited longer for us was found when we stood still no more: its engine may be gone
 MOST_DETAIL = 500  # characters of an answer
 
 
@@ -51,10 +52,11 @@ class Hooks:
         # Not from 1: what the guard still answers to the web before us must not be taken for an answer to ours.
         self._last = secrets.randbits(40)
 
-    async def call(self, token: bytes, failing: bool, running: bool) -> tuple[int, str]:
+    async def call(self, token: bytes, failing: bool, running: bool, waited: float) -> tuple[int, str]:
         """Status and one line, within the captures' deadline and `MARGIN`. `token` b"" where none was sent.
 
         `failing`: the engine's health check fails, or it was found stuck or dead. `running`: requests run or wait.
+        `waited`: the seconds since it was sent; the kubelet never takes a call back.
         """
         if self._token is not None and not hmac.compare_digest(token, self._token):
             return 403, "the header X-Rankguard-Token with the right token is needed"
@@ -78,6 +80,8 @@ class Hooks:
                 "running": running,
                 "group": (told.group if told is not None else "") or self._pod.group,
             }
+            if waited > LATE:
+                call.message["called_at"] = began - waited
             self._log("preStop hook", by="engine's health" if told is None else "API server", **_shown(call.message))
             self._ask(number)
             await asyncio.wait({call.answer}, timeout=max(0.0, began + self._limit - time.monotonic()))

@@ -223,13 +223,15 @@ class Web:
         return False, why if not healthy else "the guard has not reported yet"
 
     def livez(self) -> tuple[bool, str]:
-        """The engine: fails only where the guard says so, since a sidecar that is down must not fail it."""
-        if self._state is not None and self._state.failed:
+        """The engine: fails only where the guard says so, since a sidecar that is down must not fail it. Not while the
+        fleet switch is on: the kubelet would kill by our word."""
+        if self._state is not None and self._state.failed and not self._state.observes:
             return False, "the engine was found stuck or dead, and is still there"
         return True, "ok"
 
-    async def prestop(self, token: bytes) -> tuple[int, str]:
-        return await self._hooks.call(token, failing=self._monitor.failing, running=self._monitor.running)
+    async def prestop(self, token: bytes, waited: float) -> tuple[int, str]:
+        monitor = self._monitor
+        return await self._hooks.call(token, failing=monitor.failing, running=monitor.running, waited=waited)
 
     def metrics(self, accept: str, compress: bool) -> tuple[str, bytes]:
         return self._metrics.render(accept, compress)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import struct
 from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from typing import Any
 
@@ -23,6 +25,8 @@ KEEP_ALIVE = 5  # s that an idle connection is kept; a scraper that comes every 
 CONNECTIONS = 64  # of one port; with one more, the connection that has waited longest for a request is cut
 HEADER_BYTES = 16 * 1024
 BACKLOG = 128
+WAITED = "waited"  # in a request's `state`: the seconds that it lay with the kernel before we read it
+_LAST_DATA = 52  # where the kernel's `struct tcp_info` has the milliseconds since the last data came
 
 
 class QuietServer(uvicorn.Server):
@@ -89,6 +93,7 @@ class PatientProtocol(H11Protocol):
                 oldest.cut()
 
     def data_received(self, data: bytes) -> None:
+        self.app_state = {WAITED: _waited(self.transport)}
         super().data_received(data)
         if self._our_turn():
             self._wait(None)
@@ -132,3 +137,12 @@ class PatientProtocol(H11Protocol):
 
 def _deadline_of(connection: PatientProtocol) -> float:
     return connection.deadline.when() if connection.deadline is not None else float("inf")
+
+
+def _waited(transport: asyncio.BaseTransport) -> float:
+    """0.0 where the kernel does not tell."""
+    try:
+        info = transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_DATA + 4)
+        return float(struct.unpack_from("=I", info, _LAST_DATA)[0]) / 1000
+    except (AttributeError, OSError, struct.error):
+        return 0.0

@@ -107,6 +107,14 @@ PODS = {
     "settings": pod(annotations={"rankguard.dev/death-deadline": "5", "rankguard.dev/on-rank-death": "observe"}),
     "probes": pod(engine(**PROBES)),
     "a hook of its own": pod(engine(lifecycle={"preStop": {"sleep": {"seconds": 5}}}, **PROBES)),
+    "a hook of its own, and a probe of the port": pod(
+        engine(lifecycle={"preStop": {"sleep": {"seconds": 5}}}, livenessProbe={"tcpSocket": {"port": 8000}})
+    ),
+    "a hook of its own, and a probe of ours": pod(
+        engine(
+            lifecycle={"preStop": {"sleep": {"seconds": 5}}}, livenessProbe={"httpGet": {"path": "/livez", "port": 1}}
+        )
+    ),
     "our hook already": pod(engine(lifecycle={"preStop": {"httpGet": {"path": "/hooks/prestop", "port": 21400}}})),
     "a postStart": pod(engine(lifecycle={"postStart": {"exec": {"command": ["true"]}}})),
     "a message elsewhere": pod(engine(terminationMessagePath="/run/last-words")),

@@ -30,6 +30,8 @@ def pod(volume: Path, name: str, hours: float, namespace: str = "prod") -> Path:
     count(folder, f"uid-{name}", 1)
     put(folder, incident(hours, pod=f"{namespace}/{name}"))
     (folder / ".reserve").write_bytes(b"r")
+    (folder / ".after-kill.json").write_text("[]")
+    (folder / ".rankguard-doctor").write_text("left by a check that was killed")
     (folder / "engine").mkdir()
     (folder / "engine" / "core").write_bytes(b"c")
     age(folder, hours)

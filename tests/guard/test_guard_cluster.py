@@ -9,6 +9,8 @@ import pytest
 from guard_stage import STUCK, Stage, staged
 from sidecar_process import identity_of, kill_identity, running
 
+from sidecar.model import Action
+
 NAMES = {"c" * 64: "engine"}
 
 
@@ -50,6 +52,17 @@ def test_a_kill_that_was_decided_is_carried_out(tmp_path: Path) -> None:
         stage.recorder.say("captures_done")
         assert stage.engine.wait_gone(20) == [], stage.log()
         assert stage.seal(incident)["termination"]["outcome"] in ("reaped", "exited_unreaped")
+
+
+def test_the_fleet_switch_keeps_the_kubelet_from_it_too(tmp_path: Path) -> None:
+    """/livez of an engine that hangs fails no more while the switch is on, and again when it is off."""
+    with staged(tmp_path, liveness_deadline=0.2, on_liveness_failure=Action.CAPTURE) as stage:
+        stage.verdict(STUCK)
+        stage.heard("control", "livez", failed=True)
+        for observe in (True, False):
+            after = len(stage.control)
+            stage.tell(type="fleet", observe=observe)
+            stage.heard("control", "livez", after, failed=not observe)
 
 
 def test_what_the_pod_is_doing_stands_in_the_record(tmp_path: Path) -> None:

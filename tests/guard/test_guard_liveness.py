@@ -12,6 +12,7 @@ from sidecar_process import running, state_of
 
 from sidecar.messages import Message
 from sidecar.model import Action, Identity
+from sidecar.system import clock
 
 CAPTURE = {"on_liveness_failure": Action.CAPTURE}
 OBSERVE = {"on_liveness_failure": Action.OBSERVE}
@@ -310,6 +311,27 @@ def test_a_hook_while_it_is_captured(tmp_path: Path, lost: bool) -> None:
         for number in (1, 2):
             assert stage.heard("web", "hook_done", hook=number)["detail"] == f"captured: {incident}"
         assert stage.incidents() == [incident]
+
+
+@pytest.mark.parametrize("deletion", [False, True])
+def test_a_hook_that_was_meant_for_the_engine_before(tmp_path: Path, deletion: bool) -> None:
+    """The web stood still, and finds the call when its engine has been replaced: the new one is left in peace, and its
+    death is a failure. A call that this engine can have been meant by is taken, however late.
+    """
+    with staged(tmp_path) as stage:
+        born = min(clock.began(identity.start) for identity in stage.identities())
+        late = {"type": "hook", "deletion": deletion, "certain": False, "failing": False, "running": True, "group": ""}
+        stage.tell(**late, hook=1, called_at=born - 5.0)
+        assert "is gone" in stage.heard("web", "hook_done", hook=1)["detail"]
+        stage.settled()
+        assert stage.incidents() == []
+        assert [m for m in stage.web if m["type"] == "state" and m["state"] == "draining"] == []
+        if deletion:
+            stage.tell(**late | {"certain": True}, hook=2, called_at=born - 5.0)
+            assert "deleted" in stage.heard("web", "hook_done", hook=2)["detail"]
+            return
+        stage.tell(**late, hook=2, called_at=clock.monotonic())
+        assert begun(stage)[1]["incident"]["reason"] == "PreStop"
 
 
 @pytest.mark.parametrize("action", [Action.KILL, Action.OBSERVE])

@@ -258,6 +258,15 @@ def test_a_hook_of_the_users_is_kept_and_said():
     assert "RANKGUARD_TERMINATION_GRACE_PERIOD" not in environ(sidecar(result.pod))
 
 
+@pytest.mark.parametrize(
+    "probe", [{"tcpSocket": {"port": 8000}}, {"httpGet": {"path": "/livez", "port": 21400}}], ids=["port", "ours"]
+)
+def test_a_probe_that_finds_no_hang_hurries_nobody(probe):
+    """An open port does not end a busy engine, and /livez only says what we have found: there is time to be sure."""
+    result = done(a_pod(lifecycle={"preStop": {"sleep": {"seconds": 5}}}, livenessProbe=probe))
+    assert "RANKGUARD_TARGET_PROBE_WINDOW" not in environ(sidecar(result.pod))
+
+
 def test_a_hook_to_us_is_no_hook_of_the_users():
     header = [{"name": "x-rankguard-token", "value": "own"}]
     own = {"preStop": {"httpGet": {"path": "/hooks/prestop", "port": 21400, "httpHeaders": header}}}

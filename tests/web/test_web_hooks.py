@@ -1,7 +1,10 @@
 """The kubelet's preStop hook and /livez: the real web process, with this test as its guard and its kubelet."""
 
+import os
+import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -98,6 +101,27 @@ def test_a_kubelet_that_gave_up_cancels_nothing(shared: WebProcess) -> None:
     done(guard, hook)
     guard.settled()
     assert shared.get("/healthz").status_code == 200
+
+
+def test_a_call_that_was_found_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The whole web stood still while the kubelet called: the guard is told when that was, and only then."""
+    soon = "import sidecar.web.hooks; sidecar.web.hooks.LATE = 0.5; "
+    monkeypatch.setattr("web_harness.ENTRY", ENTRY_WITH.format(first=soon))
+    with web_process(tmp_path) as web:
+        guard = connected(web)
+        with calling(web) as [answer]:
+            done(guard, hooks(guard)[0])
+            answer.result(15)
+        os.kill(web.pid, signal.SIGSTOP)
+        before = time.monotonic()
+        with calling(web) as [answer]:
+            wait_for(lambda: time.monotonic() - before > 2.0, "the kubelet to go on")
+            os.kill(web.pid, signal.SIGCONT)
+            in_time, late = hooks(guard, 2)
+            done(guard, late)
+            assert answer.result(15).status_code == 200
+        assert "called_at" not in in_time
+        assert before - 0.1 < late["called_at"] < before + 1.5
 
 
 def test_a_guard_that_is_lost_in_between(web: WebProcess) -> None:
@@ -267,6 +291,7 @@ def test_hooks_and_scrapes_at_the_same_time(shared: WebProcess) -> None:
         ({}, 200),
         ({"failed": False}, 200),
         ({"failed": True}, 503),
+        ({"failed": True, "observes": True}, 200),
         ({"state": "capturing", "incident": "20261120T235959.123Z-enginestalled"}, 200),
         ({"state": "down", "ready": False, "ready_detail": "0 of 1 ranks up"}, 200),
         ({"state": "starting"}, 200),
