@@ -238,7 +238,7 @@ SKIPPED = {
 
 
 def test_the_port_for_people_is_not_taken_from_the_engine():
-    """The sidecar starts first: an engine that listens on the same port would not come up. The webhook takes another."""
+    """The sidecar starts first: an engine that listens on the same port would not come up. The webhook steps aside."""
     skipped = mutated(pod(engine(ports=[{"containerPort": 21401}])))["metadata"]["annotations"]["rankguard.dev/skipped"]
     assert skipped.startswith("PortTaken: ")
 
@@ -265,7 +265,7 @@ def test_a_user_that_is_not_known_is_left_alone_where_it_matters():
     assert skipped.startswith("UserUnknown: ")
 
 
-@pytest.mark.parametrize("word", ["rights", "volume-claim", "port", "image"])
+@pytest.mark.parametrize("word", ["rights", "volume-claim", "port", "image", "listen", "hook-token"])
 def test_what_it_cannot_do_for_one_pod_it_says(word):
     """A wish that is passed over in silence would be found at the incident."""
     given = pod(engine(), annotations={f"rankguard.dev/{word}": "x"})

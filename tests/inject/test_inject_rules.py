@@ -230,6 +230,14 @@ def test_shared_memory_is_the_same_in_both():
     assert "/dev/shm" not in mounts(sidecar(injected(a_pod())))
 
 
+def test_shared_memory_is_not_mounted_as_only_the_privileged_may():
+    """The API server refuses a pod with mountPropagation: Bidirectional in a container that is not privileged."""
+    shm = {"name": "shm", "mountPath": "/dev/shm", "mountPropagation": "Bidirectional"}
+    pod = injected(a_pod(volumeMounts=[shm], securityContext={"privileged": True}))
+    assert mounts(sidecar(pod))["/dev/shm"]["mountPropagation"] == "HostToContainer"
+    assert mounts(container(pod, "engine"))["/dev/shm"] == shm
+
+
 def test_the_hook_is_called_by_number_and_with_the_token():
     """By name it would be looked up in the engine's container, fail, and the engine would be stopped at once."""
     pod = injected(a_pod(), token="s3cret")
@@ -399,8 +407,9 @@ def test_a_port_that_the_pod_has_is_somebody_elses():
 
 @pytest.mark.parametrize("listen", ["none", "127.0.0.1:21400"])
 def test_nobody_is_to_call_what_does_not_listen(listen):
-    """Else every stop would begin with a failed hook."""
-    result = done(annotated(a_pod(), listen=listen))
+    """Else every stop would begin with a failed hook. And where we are not called, we have to be done before."""
+    result = done(annotated(a_pod(livenessProbe={"exec": {"command": ["true"]}}), listen=listen))
+    assert environ(sidecar(result.pod))["RANKGUARD_TARGET_PROBE_WINDOW"] == "21"
     assert "lifecycle" not in engine(result.pod)
     assert "ports" not in sidecar(result.pod)
     assert any("no preStop hook" in line for line in result.warnings)
@@ -572,6 +581,20 @@ def test_an_annotation_that_is_wrong_is_said_and_replaced_by_nothing(annotations
     result = done(annotated(a_pod(), **annotations))
     assert result.reason == "BadAnnotation"
     assert line in result.message
+
+
+@pytest.mark.parametrize(
+    "annotations",
+    [{"rankguard.dev/container": "x" * 200_000}, {"others/note": "x" * 262_100}, {"others/note": "é" * 131_000}],
+)
+def test_what_it_writes_down_keeps_no_pod_out(annotations):
+    """The API server refuses a pod whose annotations have more than 256 KiB together."""
+    pod = a_pod()
+    pod["metadata"]["annotations"] = dict(annotations)
+    result = done(pod, token="t")
+    assert result.injected or result.reason == "BadAnnotation"
+    assert sum(len(f"{k}{v}".encode()) for k, v in result.pod["metadata"]["annotations"].items()) <= 256 * 1024
+    assert annotations.items() <= result.pod["metadata"]["annotations"].items()
 
 
 def test_annotations_set_any_setting_and_beat_the_installation():
