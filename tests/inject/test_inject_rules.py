@@ -583,6 +583,14 @@ def test_an_annotation_that_is_wrong_is_said_and_replaced_by_nothing(annotations
     assert line in result.message
 
 
+@pytest.mark.parametrize("word", ["A=b ", "env ", '"a;b" ', "';"])
+def test_a_command_that_nobody_can_read_holds_nobody_up(word):
+    """Others wait for their answers meanwhile: what grows with the square of a command's length would take minutes."""
+    long = "x; kill $pid; " + word * (300_000 // len(word))
+    assert done(a_pod(command=["sh", "-c", long])).reason == "CommandTooLong"
+    assert done(a_pod(command=["sh", "-c", long.replace("kill", "stop")])).injected
+
+
 @pytest.mark.parametrize(
     "annotations",
     [{"rankguard.dev/container": "x" * 200_000}, {"others/note": "x" * 262_100}, {"others/note": "é" * 131_000}],
