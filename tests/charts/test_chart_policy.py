@@ -87,6 +87,7 @@ PROBES = {
     "livenessProbe": {"httpGet": {"path": "/health", "port": 8000}, "periodSeconds": 5},
     "startupProbe": {"httpGet": {"path": "/health", "port": 8000}, "terminationGracePeriodSeconds": 200},
 }
+READY = {"httpGet": {"path": "/health", "port": 8000}}
 TWIN = {"runAsUser": 1000, "runAsGroup": 1000}
 FIXED = {"cpu": "8", "memory": "64Gi"}
 PODS = {
@@ -109,6 +110,10 @@ PODS = {
     "settings": pod(annotations={"rankguard.dev/death-deadline": "5", "rankguard.dev/on-rank-death": "observe"}),
     "probes": pod(engine(**PROBES)),
     "a hook of its own": pod(engine(lifecycle={"preStop": {"sleep": {"seconds": 5}}}, **PROBES)),
+    "a hook of its own and a probe that never acts": pod(
+        engine(lifecycle={"preStop": {"sleep": {"seconds": 5}}}, livenessProbe={"failureThreshold": 100_000, **READY})
+    ),
+    "more grace than a setting takes": pod(engine(livenessProbe={"terminationGracePeriodSeconds": 1_000_000, **READY})),
     "our hook already": pod(engine(lifecycle={"preStop": {"httpGet": {"path": "/hooks/prestop", "port": 21400}}})),
     "a postStart": pod(engine(lifecycle={"postStart": {"exec": {"command": ["true"]}}})),
     "a message elsewhere": pod(engine(terminationMessagePath="/run/last-words")),

@@ -294,6 +294,18 @@ def test_a_shorter_time_of_the_users_stays_and_is_said():
     assert any("evidence may be cut" in line for line in result.warnings)
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"lifecycle": {"preStop": {"sleep": {"seconds": 5}}}, "livenessProbe": {"failureThreshold": 100_000}},
+        {"livenessProbe": {"terminationGracePeriodSeconds": 1_000_000}},
+    ],
+)
+def test_a_probe_that_never_acts_makes_no_setting_that_is_refused(more):
+    """With a setting that `run` refuses the sidecar would only observe."""
+    settings(injected(a_pod(**more)))  # which refuses it
+
+
 def test_liveness_only_where_asked_for_and_never_in_place_of_another():
     assert "livenessProbe" not in engine(injected(a_pod()))
     probe = engine(injected(annotated(a_pod(), liveness="true")))["livenessProbe"]
