@@ -25,7 +25,7 @@ def hand_over(
     """Give the targets their hook and probes. What the sidecar is told of them, as settings of `run`."""
     told = {"target_container": ",".join(each["name"] for each in targets), **ports.settings}
     # Where we are not called, we have to be done before the kubelet acts.
-    if (window := hooks.probe_window(each for each in targets if hooks.kept(each))) is not None:
+    if (window := hooks.probe_window(each for each in targets if hooks.kept(each) or not ports.hook)) is not None:
         told["target_probe_window"] = str(window)
     hooked = []
     for each in targets:
@@ -78,4 +78,9 @@ def shared_memory(targets: Iterable[Mapping[str, Any]], warnings: list[str]) -> 
     if found and found[0].get("subPathExpr"):
         warnings.append("the volume at /dev/shm is mounted by subPathExpr: Rankguard does not see it")
         return []
-    return [{**found[0], "mountPath": volumes.SHM}] if found else []
+    if not found:
+        return []
+    mount = {**found[0], "mountPath": volumes.SHM}
+    if mount.get("mountPropagation") == "Bidirectional":
+        mount["mountPropagation"] = "HostToContainer"  # the other is for privileged containers, or the pod is refused
+    return [mount]

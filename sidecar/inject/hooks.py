@@ -14,6 +14,11 @@ TOKEN_HEADER = "X-Rankguard-Token"  # noqa: S105
 BEYOND_DEADLINE = 15
 _PROBES = ("livenessProbe", "startupProbe")
 _DEFAULT_GRACE = 30  # Kubernetes' own, of a pod
+# What `run` takes: with a setting that it refuses it would only observe.
+_MOST_GRACE, _MOST_WINDOW = (
+    int(Settings.__dataclass_fields__[name].metadata["maximum"])
+    for name in ("termination_grace_period", "target_probe_window")
+)
 _LIVENESS = {"periodSeconds": 10, "timeoutSeconds": 2, "failureThreshold": 6}  # covers a sidecar's restart
 
 
@@ -79,12 +84,13 @@ def grace(targets: Iterable[Mapping[str, Any]], spec: Mapping[str, Any]) -> int 
         for name in _PROBES
         if (probe := target.get(name))
     ]
-    return min(times, default=None)
+    return min((*times, _MOST_GRACE)) if times else None
 
 
 def probe_window(targets: Iterable[Mapping[str, Any]]) -> int | None:
     """Seconds from a hang to the kubelet's own verdict, at the earliest: it may begin just before a probe. None where
-    no probe would find one: a port that is open says nothing, and /livez says what Rankguard has found.
+    no probe would find one: a port that is open says nothing, and /livez says what Rankguard has found. None, too,
+    where that is days away, or never.
     """
     windows = []
     for target in targets:
@@ -92,4 +98,4 @@ def probe_window(targets: Iterable[Mapping[str, Any]]) -> int | None:
         if probe and not probe.get("tcpSocket") and (probe.get("httpGet") or {}).get("path") != LIVEZ:
             period, failures = probe.get("periodSeconds") or 10, probe.get("failureThreshold") or 3
             windows.append(max(1, (failures - 1) * period + (probe.get("timeoutSeconds") or 1)))
-    return min(windows, default=None)
+    return min((each for each in windows if each <= _MOST_WINDOW), default=None)

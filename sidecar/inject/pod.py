@@ -20,6 +20,8 @@ from sidecar.inject.volumes import wanted_claim
 from sidecar.inject.words import INJECTED, SIDECAR, SKIPPED, WARNINGS, ClaimState, Injection, Place, Skip
 from sidecar.version import VERSION
 
+_MOST, _MOST_OF_ALL = 2048, 256 * 1024  # characters of an annotation of ours; bytes of all of a pod's, with their names
+
 __all__ = ["ClaimState", "Injection", "Place", "inject", "wanted_claim"]
 
 
@@ -37,13 +39,20 @@ def inject(pod: Any, options: Options, place: Place) -> Injection:
         if INJECTED in annotations and skip.reason == "AlreadyInjected":
             return Injection(after, False, skip.reason, skip.message)
         skipped = copy.deepcopy(pod)
-        _annotate(skipped, {**annotations, SKIPPED: f"{skip.reason}: {skip.message}"})
+        _annotate(skipped, {**annotations, SKIPPED: _cut(f"{skip.reason}: {skip.message}")})
         return Injection(skipped, False, skip.reason, skip.message)
     return Injection(after, True, "Injected", f"the sidecar of version {VERSION} was added", warnings)
 
 
 def _annotate(pod: dict[str, Any], annotations: Mapping[str, Any]) -> None:
-    pod["metadata"] = {**(pod.get("metadata") or {}), "annotations": dict(annotations)}
+    """Where there is room: one byte more than the API server takes, and it would refuse the pod."""
+    if sum(len(f"{name}{value}".encode(errors="replace")) for name, value in annotations.items()) <= _MOST_OF_ALL:
+        pod["metadata"] = {**(pod.get("metadata") or {}), "annotations": dict(annotations)}
+
+
+def _cut(text: str) -> str:
+    """What users wrote is in it, of any length."""
+    return text if len(text) <= _MOST else text[: _MOST - 1] + "…"
 
 
 def _injected(pod: dict[str, Any], annotations: dict[str, Any], options: Options, place: Place) -> tuple[str, ...]:
@@ -111,7 +120,7 @@ def _injected(pod: dict[str, Any], annotations: dict[str, Any], options: Options
     rest = {name: value for name, value in annotations.items() if name not in (SKIPPED, WARNINGS)}
     if ports.declared:
         rest |= mesh.exclusions(annotations, ports.hook)
-    _annotate(pod, {**rest, INJECTED: VERSION, **({WARNINGS: "; ".join(warnings)} if warnings else {})})
+    _annotate(pod, {**rest, INJECTED: VERSION, **({WARNINGS: _cut("; ".join(warnings))} if warnings else {})})
     return tuple(warnings)
 
 

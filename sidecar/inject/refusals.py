@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ _BEFORE_A_COMMAND = ("exec", "sudo", "nohup", "setsid", "command", "env", "tini"
 _ENDS = re.compile(r"&&|\|\||[;&|\n(){}`]")
 _SCRIPT = re.compile(r"[\s;&|(){}`]")
 _DEEPEST = 4  # scripts in scripts
+LONGEST = 32 * 1024  # characters of a command: half a second's work at most, when others wait for their answers
 _PROC_ONE = re.compile(r"/proc/1(?:/|\b)")
 _CALL_ONE = re.compile(r"\bkill(?:pg)?\s*\(\s*-?1\s*[,)]")
 _WORTH_A_LOOK = re.compile(r"kill|/proc/1|init|runit|s6-|systemd")  # splitting words takes time, and most have none
@@ -71,6 +73,10 @@ def _refuse_command(where: str, words: Sequence[str]) -> None:
     """
     if not any(_WORTH_A_LOOK.search(word) for word in words):
         return
+    if sum(map(len, words)) > LONGEST:
+        raise Skip(
+            "CommandTooLong", f"{where} has more than {LONGEST} characters, too many to look for signals to PID 1"
+        )
     for command in _simple_commands(words):
         if _kills_one(command):
             raise Skip("SignalsPidOne", f"{where} signals PID 1, which in a shared namespace is the whole pod")
@@ -100,9 +106,11 @@ def split(text: str) -> list[str]:
 
 def _stripped(command: list[str]) -> list[str]:
     """Without what may stand before a command: assignments and words such as `exec`."""
-    while command and (command[0].rpartition("/")[2] in _BEFORE_A_COMMAND or re.match(r"[A-Za-z_]\w*=", command[0])):
-        command = command[1:]
-    return command
+    return list(itertools.dropwhile(_stands_before, command))
+
+
+def _stands_before(word: str) -> bool:
+    return word.rpartition("/")[2] in _BEFORE_A_COMMAND or re.match(r"[A-Za-z_]\w*=", word) is not None
 
 
 def _kills_one(command: Sequence[str]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from sidecar.engines.command_line import MODULE, SCRIPT, program
 from sidecar.engines.sglang import Sglang
 from sidecar.engines.vllm import Vllm
-from sidecar.inject.refusals import split
+from sidecar.inject.refusals import LONGEST, split
 from sidecar.inject.words import Skip
 
 _GPU = re.compile(
@@ -53,14 +54,16 @@ def _asks_for_a_gpu(container: Mapping[str, Any]) -> bool:
 def _runs_an_engine(container: Mapping[str, Any]) -> bool:
     """By its command and arguments, and by what a shell's script among them runs."""
     words = [*(container.get("command") or []), *(container.get("args") or [])]
-    lines = [words, *(split(part) for word in words if " " in word for part in _SEPARATORS.split(word))]
+    lines = [words, *(split(part) for word in words if " " in word for part in _SEPARATORS.split(word[:LONGEST]))]
     return any(_is_engine(_without_exec(line)) for line in lines)
 
 
 def _without_exec(line: list[str]) -> list[str]:
-    while line and (line[0] in ("exec", "nohup", "setsid", "env") or re.match(r"[A-Za-z_]\w*=", line[0])):
-        line = line[1:]
-    return line
+    return list(itertools.dropwhile(_stands_before, line))
+
+
+def _stands_before(word: str) -> bool:
+    return word in ("exec", "nohup", "setsid", "env") or re.match(r"[A-Za-z_]\w*=", word) is not None
 
 
 def _is_engine(argv: Sequence[str]) -> bool:

@@ -26,7 +26,7 @@ from sidecar.webhook.work import Recent, token, work
 
 SYSTEM_NAMESPACES = frozenset({"kube-system", "kube-public", "kube-node-lease"})
 QUIET = frozenset({"AlreadyInjected", "OptedOut", "NoLabel", "NotAPod"})  # what nobody has to be told
-LARGE = 256 * 1024  # bytes; a larger review is worked on aside, so that the others are answered meanwhile
+LARGE = 64 * 1024  # bytes; a larger review is worked on aside, so that the others are answered meanwhile
 
 
 @dataclass(frozen=True, slots=True)

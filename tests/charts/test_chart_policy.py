@@ -63,6 +63,8 @@ def told(given: dict[str, Any]) -> dict[str, Any]:
             container["env"] = {each["name"]: each for each in container["env"]}
         if "volumeMounts" in container:
             container["volumeMounts"] = {each["mountPath"]: each for each in container["volumeMounts"]}
+        if "resources" in container:
+            container["resources"] = {kind: amounts for kind, amounts in container["resources"].items() if amounts}
     return seen
 
 
@@ -85,6 +87,7 @@ PROBES = {
     "livenessProbe": {"httpGet": {"path": "/health", "port": 8000}, "periodSeconds": 5},
     "startupProbe": {"httpGet": {"path": "/health", "port": 8000}, "terminationGracePeriodSeconds": 200},
 }
+READY = {"httpGet": {"path": "/health", "port": 8000}}
 TWIN = {"runAsUser": 1000, "runAsGroup": 1000}
 FIXED = {"cpu": "8", "memory": "64Gi"}
 PODS = {
@@ -115,6 +118,10 @@ PODS = {
             lifecycle={"preStop": {"sleep": {"seconds": 5}}}, livenessProbe={"httpGet": {"path": "/livez", "port": 1}}
         )
     ),
+    "a hook of its own and a probe that never acts": pod(
+        engine(lifecycle={"preStop": {"sleep": {"seconds": 5}}}, livenessProbe={"failureThreshold": 100_000, **READY})
+    ),
+    "more grace than a setting takes": pod(engine(livenessProbe={"terminationGracePeriodSeconds": 1_000_000, **READY})),
     "our hook already": pod(engine(lifecycle={"preStop": {"httpGet": {"path": "/hooks/prestop", "port": 21400}}})),
     "a postStart": pod(engine(lifecycle={"postStart": {"exec": {"command": ["true"]}}})),
     "a message elsewhere": pod(engine(terminationMessagePath="/run/last-words")),
@@ -129,6 +136,17 @@ PODS = {
     "guaranteed by its limits": pod(engine(resources={"limits": {**GPU["limits"], **FIXED}})),
     "burstable": pod(engine(resources={"limits": {**GPU["limits"], **FIXED}, "requests": {**FIXED, "cpu": "4"}})),
     "a limit of storage": pod(engine(resources={"limits": {**GPU["limits"], "ephemeral-storage": "50Gi"}})),
+    "resources of the pod": pod(engine(), resources={"requests": FIXED, "limits": FIXED}),
+    "resources of the pod and a limit of storage": pod(
+        engine(resources={"limits": {**GPU["limits"], "ephemeral-storage": "50Gi"}}), resources={"limits": FIXED}
+    ),
+    "a mount that the engine passes on": pod(
+        engine(
+            securityContext={"privileged": True},
+            volumeMounts=[{"name": "shm", "mountPath": "/dev/shm", "mountPropagation": "Bidirectional"}],
+        ),
+        volumes=[{"name": "shm", "emptyDir": {"medium": "Memory"}}],
+    ),
     "a user": pod(engine(), securityContext=TWIN),
     "a group of pods": pod(engine(), labels={"leaderworkerset.sigs.k8s.io/name": "x"}),
     "a group of one": pod(
@@ -173,6 +191,51 @@ def test_the_rights_are_what_the_namespace_lets_in(which):
     assert told(mutated(given, enforce)) == told(expected.pod)
 
 
+STORED = engine(resources={"limits": {**GPU["limits"], "ephemeral-storage": "50Gi"}})
+REFUSED = {  # by the API server, with a little less care: the values, the namespace's level, the pod
+    "a hostPath where Pod Security is enforced": (CASES["folders of the nodes"], "baseline", pod(STORED)),
+    "a hostPath elsewhere": (CASES["folders of the nodes"], "privileged", pod(STORED)),
+    "a volume smaller than the request": ({"sidecar": {"volumeSizeLimit": "1Gi"}}, "", pod(STORED)),
+    "a limit of its own": (
+        {
+            "sidecar": {
+                "resources": {"requests": {"memory": "256Mi"}, "limits": {"memory": None, "ephemeral-storage": "30Gi"}}
+            }
+        },
+        "",
+        pod(STORED),
+    ),
+    "a limit of its own, where nobody has one": (
+        {"sidecar": {"resources": {"limits": {"ephemeral-storage": "30Gi"}}}},
+        "",
+        pod(engine(resources={"limits": {**GPU["limits"], **FIXED}})),
+    ),
+    "a claim and a pod with resources": (
+        {"sidecar": {"volume": "claim", "volumeClaim": "dumps"}},
+        "",
+        pod(engine(), resources={"limits": FIXED}),
+    ),
+    "the twin of who may nearly all": (
+        {"sidecar": {"rights": "twin"}},
+        "",
+        pod(engine(securityContext={"runAsUser": 0, "capabilities": {"add": ["CAP_SYS_ADMIN"]}})),
+    ),
+}
+
+
+@pytest.mark.parametrize("which", REFUSED)
+def test_what_it_adds_is_not_refused(which):
+    """A sum above the pod's, a request above its limit, a volume that the level forbids: the engine would not start."""
+    values, enforce, given = REFUSED[which]
+    config = the(render({**values, "injection": "webhook"}), "ConfigMap", "-webhook")
+    options = load_options(yaml.safe_load(config["data"]["options.yaml"]))
+    expected = inject(given, options, Place(namespace="inference", enforce=enforce))
+    assert expected.injected, expected.message
+    made = mutated(given, enforce, policy(values))
+    assert told(made) == told(expected.pod)
+    kubernetes_validate.validate(made, NEWEST, strict=True)
+
+
 SKIPPED = {
     "StaticPod": pod(annotations={"kubernetes.io/config.mirror": "x"}),
     "Windows": pod(engine(), os={"name": "windows"}),
@@ -185,6 +248,17 @@ SKIPPED = {
     "NoTarget": pod({"name": "x", "image": "x:1"}),
     "PortTaken": pod(engine(ports=[{"containerPort": 21400}])),
 }
+
+
+def test_the_port_for_people_is_not_taken_from_the_engine():
+    """The sidecar starts first: an engine that listens on the same port would not come up. The webhook steps aside."""
+    skipped = mutated(pod(engine(ports=[{"containerPort": 21401}])))["metadata"]["annotations"]["rankguard.dev/skipped"]
+    assert skipped.startswith("PortTaken: ")
+
+
+def test_a_one_in_another_line_is_no_signal_to_pid_1():
+    script = "trap 'kill $child' TERM\nvllm serve --tp 1 &\nchild=$!; wait"
+    assert "rankguard.dev/injected" in mutated(pod(engine(command=["sh", "-c", script])))["metadata"]["annotations"]
 
 
 @pytest.mark.parametrize("reason", SKIPPED)
@@ -204,7 +278,7 @@ def test_a_user_that_is_not_known_is_left_alone_where_it_matters():
     assert skipped.startswith("UserUnknown: ")
 
 
-@pytest.mark.parametrize("word", ["rights", "volume-claim", "port", "image"])
+@pytest.mark.parametrize("word", ["rights", "volume-claim", "port", "image", "listen", "hook-token"])
 def test_what_it_cannot_do_for_one_pod_it_says(word):
     """A wish that is passed over in silence would be found at the incident."""
     given = pod(engine(), annotations={f"rankguard.dev/{word}": "x"})

@@ -230,6 +230,14 @@ def test_shared_memory_is_the_same_in_both():
     assert "/dev/shm" not in mounts(sidecar(injected(a_pod())))
 
 
+def test_shared_memory_is_not_mounted_as_only_the_privileged_may():
+    """The API server refuses a pod with mountPropagation: Bidirectional in a container that is not privileged."""
+    shm = {"name": "shm", "mountPath": "/dev/shm", "mountPropagation": "Bidirectional"}
+    pod = injected(a_pod(volumeMounts=[shm], securityContext={"privileged": True}))
+    assert mounts(sidecar(pod))["/dev/shm"]["mountPropagation"] == "HostToContainer"
+    assert mounts(container(pod, "engine"))["/dev/shm"] == shm
+
+
 def test_the_hook_is_called_by_number_and_with_the_token():
     """By name it would be looked up in the engine's container, fail, and the engine would be stopped at once."""
     pod = injected(a_pod(), token="s3cret")
@@ -293,6 +301,18 @@ def test_a_shorter_time_of_the_users_stays_and_is_said():
     assert engine(result.pod)["livenessProbe"]["terminationGracePeriodSeconds"] == 10
     assert settings(result.pod).termination_grace_period == 10
     assert any("evidence may be cut" in line for line in result.warnings)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"lifecycle": {"preStop": {"sleep": {"seconds": 5}}}, "livenessProbe": {"failureThreshold": 100_000}},
+        {"livenessProbe": {"terminationGracePeriodSeconds": 1_000_000}},
+    ],
+)
+def test_a_probe_that_never_acts_makes_no_setting_that_is_refused(more):
+    """With a setting that `run` refuses the sidecar would only observe."""
+    settings(injected(a_pod(**more)))  # which refuses it
 
 
 def test_liveness_only_where_asked_for_and_never_in_place_of_another():
@@ -408,8 +428,9 @@ def test_a_port_that_the_pod_has_is_somebody_elses():
 
 @pytest.mark.parametrize("listen", ["none", "127.0.0.1:21400"])
 def test_nobody_is_to_call_what_does_not_listen(listen):
-    """Else every stop would begin with a failed hook."""
-    result = done(annotated(a_pod(), listen=listen))
+    """Else every stop would begin with a failed hook. And where we are not called, we have to be done before."""
+    result = done(annotated(a_pod(livenessProbe={"exec": {"command": ["true"]}}), listen=listen))
+    assert environ(sidecar(result.pod))["RANKGUARD_TARGET_PROBE_WINDOW"] == "21"
     assert "lifecycle" not in engine(result.pod)
     assert "ports" not in sidecar(result.pod)
     assert any("no preStop hook" in line for line in result.warnings)
@@ -581,6 +602,28 @@ def test_an_annotation_that_is_wrong_is_said_and_replaced_by_nothing(annotations
     result = done(annotated(a_pod(), **annotations))
     assert result.reason == "BadAnnotation"
     assert line in result.message
+
+
+@pytest.mark.parametrize("word", ["A=b ", "env ", '"a;b" ', "';"])
+def test_a_command_that_nobody_can_read_holds_nobody_up(word):
+    """Others wait for their answers meanwhile: what grows with the square of a command's length would take minutes."""
+    long = "x; kill $pid; " + word * (300_000 // len(word))
+    assert done(a_pod(command=["sh", "-c", long])).reason == "CommandTooLong"
+    assert done(a_pod(command=["sh", "-c", long.replace("kill", "stop")])).injected
+
+
+@pytest.mark.parametrize(
+    "annotations",
+    [{"rankguard.dev/container": "x" * 200_000}, {"others/note": "x" * 262_100}, {"others/note": "é" * 131_000}],
+)
+def test_what_it_writes_down_keeps_no_pod_out(annotations):
+    """The API server refuses a pod whose annotations have more than 256 KiB together."""
+    pod = a_pod()
+    pod["metadata"]["annotations"] = dict(annotations)
+    result = done(pod, token="t")
+    assert result.injected or result.reason == "BadAnnotation"
+    assert sum(len(f"{k}{v}".encode()) for k, v in result.pod["metadata"]["annotations"].items()) <= 256 * 1024
+    assert annotations.items() <= result.pod["metadata"]["annotations"].items()
 
 
 def test_annotations_set_any_setting_and_beat_the_installation():
