@@ -166,9 +166,15 @@ class ApiServer:
             await server.close()
             # What was closed ends in later rounds of the loop, TLS when the other side has said so too; what is open
             # then would be complained of in somebody else's test.
-            end = time.monotonic() + 10
+            end = time.monotonic() + 2
             while len(self._selector.get_map()) > 1 and time.monotonic() < end:  # one is the loop's own
                 await asyncio.sleep(0.01)
+            for key in list(self._selector.get_map().values()):
+                for handle in filter(None, key.data):
+                    transport = getattr(getattr(handle, "_callback", None), "__self__", None)
+                    if isinstance(transport, asyncio.WriteTransport):
+                        transport.abort()
+            await asyncio.sleep(0.1)
 
 
 @contextmanager
