@@ -4,7 +4,7 @@
 # and make test-torch the tests that need PyTorch, in an environment of their own (the CPU build, 190 MB).
 PYTHON ?= python3
 VENV := .venv
-WORKERS ?= 4
+WORKERS ?= 5
 BIN := $(VENV)/bin
 TORCH_VENV := .venv-torch
 TORCH := torch==2.13.0
