@@ -124,14 +124,14 @@ def test_a_reader_beside_a_busy_writer_always_sees_a_whole_history(fd):
     thread = threading.Thread(target=write)
     thread.start()
     try:
-        newest = 0.0
-        for _ in range(300):
+        newest, looks = 0.0, 0
+        while looks < 300 or not newest:  # on a busy machine it may be overtaken each time for long
+            looks += 1
             seen = times(fd)
             assert seen == sorted(seen)
             if seen:  # a reader that is overtaken three times in a row sees nothing rather than something torn
                 assert seen[-1] >= newest
                 newest = seen[-1]
-        assert newest > 0.0
     finally:
         stop.set()
         thread.join()
