@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pod_specs import PYTHON, engine, host_folder, pod, sidecar
-from podman import Podman
+from podman import Podman, PodmanError
 from pods import Pod, Seen, fill, sealed
 from sidecar_process import eventually
 
@@ -205,6 +205,15 @@ class Trial:
         up = self.running.metrics().get("rankguard_rank_up", {})
         return sum(value for labels, value in up.items() if set(labels) & set(RANKS)) == len(RANKS)
 
+    def scene(self) -> str:
+        """Who is there and what the metrics say of the ranks, for a finding."""
+        there = [f"{kind}: {seen}" for kind in ("rankguard", "engine") for seen in self.running.processes(kind)]
+        try:
+            up = str(self.running.metrics().get("rankguard_rank_up"))
+        except (OSError, AssertionError, PodmanError) as error:
+            up = repr(error)
+        return "\n".join([*there, f"rankguard_rank_up: {up}"])
+
     def _running_requests(self) -> bool:
         """By the last scrape that the sidecar took; then a hang will be seen as one."""
         code = "import urllib.request as u; print(u.urlopen('http://127.0.0.1:21401/api/v1/status').read().decode())"
@@ -273,7 +282,7 @@ def soak(podman: Podman, folder: Path, seconds: float, looks: str, seed: int, mo
             try:
                 trial.round(name)
             except AssertionError as error:
-                wrong.append(f"{name}: {error}\n{trial.running.logs('rankguard')[-6000:]}")
+                wrong.append(f"{name}: {error}\n{trial.scene()}\n{trial.running.logs('rankguard')[-6000:]}")
                 break
         if not wrong:
             trial.close()
