@@ -11,6 +11,8 @@ sort, in the order in which they were taken. What is asked, in this order:
    on a GPU a rank that waits for ever burns a core like one that computes. What kills a healthy engine costs more
    than a later kill, so evidence has to hold for half of `stall_timeout`, not only at its end.
 
+A few lines over 400, since the questions are one argument and want to be read in order.
+
 A rank that is stopped (SIGSTOP) is no matter of opinion: only counters, an idle engine and a debugger speak for it.
 
 Known limits: counters are summed over an engine's replicas, so one that stands still beside others that serve is not

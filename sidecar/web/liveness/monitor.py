@@ -5,6 +5,8 @@ suspicious. What it all means is said by `policy.progress`, what is to be done b
 
 Nothing is judged before the engine was up once, by its own word: loading weights takes any time. While an incident is
 open nobody looks, since then the ranks may be frozen by us.
+
+A few lines over 400: one period, from the probe to the word to the guard, in one place.
 """
 
 from __future__ import annotations
