@@ -1,0 +1,169 @@
+// The API of the port that this page came from. Nothing else is ever asked for anything.
+
+import { h } from "./dom.js";
+
+const KEY = "rankguard-token"; // kept for this tab alone, and gone with it
+const LARGEST = 24 * 1024 * 1024; // bytes of one JSON document that is read here; the file itself can be downloaded
+
+let askForToken = async () => null;
+
+/** Who is asked for the token when the API wants one: a function that resolves to it, or to null. */
+export function onTokenWanted(ask) {
+  askForToken = ask;
+}
+
+export class ApiError extends Error {
+  constructor(status, message) {
+    super(message);
+    this.status = status;
+  }
+}
+
+/** `api/v1/…` as a URL. Relative to the page, so that a proxy with a path of its own works too. */
+export function url(path, parameters) {
+  const made = new URL(`api/v1/${path}`, document.baseURI);
+  for (const [key, value] of Object.entries(parameters ?? {})) if (value !== "" && value !== null && value !== undefined) made.searchParams.set(key, value);
+  made.hash = "";
+  return made;
+}
+
+/** The path of an incident, or of a file in one, as part of a URL. */
+export function pathOf(...parts) {
+  return parts.flatMap((part) => String(part).split("/")).map(encodeURIComponent).join("/");
+}
+
+async function request(method, target, { body, headers, signal } = {}) {
+  for (let asked = false; ; asked = true) {
+    const token = sessionStorage.getItem(KEY);
+    const answer = await fetch(target, {
+      method, signal, cache: "no-store", credentials: "omit", redirect: "error",
+      body: body === undefined ? undefined : JSON.stringify(body),
+      headers: {
+        ...headers,
+        ...(body === undefined ? {} : { "content-type": "application/json" }),
+        ...(token ? { authorization: `Bearer ${token}` } : {}),
+      },
+    });
+    if (answer.ok) return answer;
+    if (answer.status === 401 && method !== "HEAD") {
+      const given = await askForToken(asked || token !== null);
+      if (given !== null) { sessionStorage.setItem(KEY, given); continue; }
+    }
+    throw new ApiError(answer.status, await reason(answer));
+  }
+}
+
+async function reason(answer) {
+  try {
+    const said = (await answer.json()).error;
+    if (typeof said === "string") return said;
+  } catch { /* no JSON: the status has to do */ }
+  return `the API answered ${answer.status}`;
+}
+
+/** A JSON document of the API. */
+export async function getJson(path, parameters, signal) {
+  return (await request("GET", url(path, parameters), { signal })).json();
+}
+
+/** A change: PUT, DELETE or POST. Its answer, parsed. */
+export async function send(method, path, body) {
+  return (await request(method, url(path), { body })).json();
+}
+
+/** The beginning of an incident's file as text: `{text, size, whole}`; at most `limit` bytes. */
+export async function readText(incident, file, limit = 1024 * 1024) {
+  const target = url(`incidents/${pathOf(incident)}/artifacts/${pathOf(file)}`);
+  let answer;
+  try {
+    answer = await request("GET", target, { headers: { range: `bytes=0-${limit - 1}` } });
+  } catch (error) {
+    if (error.status === 416) return { text: "", size: 0, whole: true }; // an empty file has no first byte
+    throw error;
+  }
+  const range = /\/(\d+)$/.exec(answer.headers.get("content-range") ?? "");
+  const data = await answer.arrayBuffer();
+  const size = range ? Number(range[1]) : data.byteLength;
+  return { text: new TextDecoder().decode(data), size, whole: size <= data.byteLength };
+}
+
+/** A JSON file of an incident, parsed. Throws where it is too large to be read here, or no JSON. */
+export async function readJson(incident, file) {
+  const { text, size, whole } = await readText(incident, file, LARGEST);
+  if (!whole) throw new Error(`${file} has ${size} bytes, which is too much for this page; download it`);
+  try {
+    return JSON.parse(text);
+  } catch {
+    throw new Error(`${file} is no JSON`);
+  }
+}
+
+/** A link that downloads `path` of the API (`incidents/…/bundle`). With a token it asks for a ticket first, since a
+ *  browser sends no bearer token with a download. */
+export function downloadLink(path, label, props) {
+  const target = url(path);
+  const link = h("a", { href: target.href, download: true, ...props }, label);
+  link.addEventListener("click", async (event) => {
+    if (!sessionStorage.getItem(KEY)) return;
+    event.preventDefault();
+    try {
+      const { ticket } = await send("POST", "tickets", { path: target.pathname.slice(new URL(".", document.baseURI).pathname.length - 1) });
+      const allowed = new URL(target);
+      allowed.searchParams.set("ticket", ticket);
+      const once = h("a", { href: allowed.href, download: true, hidden: true });
+      document.body.append(once);
+      once.click();
+      once.remove();
+    } catch (error) {
+      link.title = `not downloaded: ${error.message}`;
+      link.classList.add("failed");
+    }
+  });
+  return link;
+}
+
+/** The server's events, until the function that this gives is called. `handlers`: {name: (data) => …}, and
+ *  `state: ("on" | "off") => …`. It comes back by itself when the connection is lost. */
+export function events(handlers) {
+  const over = new AbortController();
+  (async () => {
+    for (let wait = 1; !over.signal.aborted; wait = Math.min(30, wait * 2)) {
+      try {
+        const answer = await request("GET", url("events"), { signal: over.signal, headers: { accept: "text/event-stream" } });
+        handlers.state?.("on");
+        wait = 1;
+        await dispatch(answer.body, handlers);
+      } catch (error) {
+        if (over.signal.aborted) return;
+        if (error.status === 404 || error.status === 401) break; // there are none here
+      }
+      handlers.state?.("off");
+      await new Promise((again) => setTimeout(again, wait * 1000));
+    }
+    handlers.state?.("off");
+  })();
+  return () => over.abort();
+}
+
+async function dispatch(stream, handlers) {
+  const reader = stream.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { value, done } = await reader.read();
+    if (done) return;
+    const blocks = (rest + value).split("\n\n");
+    rest = blocks.pop();
+    for (const block of blocks) {
+      let name = "message";
+      const data = [];
+      for (const line of block.split("\n")) {
+        if (line.startsWith("event:")) name = line.slice(6).trim();
+        else if (line.startsWith("data:")) data.push(line.slice(5).trim());
+      }
+      if (!data.length) continue; // a sign of life
+      try {
+        handlers[name]?.(JSON.parse(data.join("\n")));
+      } catch { /* one event that nobody understands */ }
+    }
+  }
+}

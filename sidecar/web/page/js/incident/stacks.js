@@ -1,0 +1,5 @@
+import { h } from "../dom.js";
+
+export function stacks() {
+  return h("p", { class: "muted" }, "…");
+}
