@@ -68,7 +68,7 @@ function maskNamed(text) {
 
 const IPV4 = /(?<![\w.])\d{1,3}(?:\.\d{1,3}){3}(?![\w]|\.\d)/g;
 const COLONS = /(?<![\w:.])[0-9a-f:]{2,}(?:\.\d{1,3}){0,3}(?:%\w+)?(?![\w:])/gi;
-const IN_URL = /\b([a-z][a-z0-9+.-]*:\/\/)[^\s/"'<>]+/gi;
+const IN_URL = /\b([a-z][a-z0-9+.-]{0,20}:\/\/)[^\s/"'<>]+/gi;
 const DOTTED = /(?<![\w.-])(?=([a-z0-9.-]+))\1(?!\w)/gi;
 const ENDINGS = new Set(["svc", "local", "internal", "lan", "intranet", "corp", "localdomain", "com", "net", "org", "io", "dev"]);
 const NODE_NAME = /\b(?:ip-\d+(?:-\d+){3}|gke-[a-z0-9-]+|aks-[a-z0-9-]+)\b/gi;
