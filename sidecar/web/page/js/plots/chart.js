@@ -55,14 +55,14 @@ function tick(at, axis) {
 
 /** A table of the lines: which colour, the value at the moment that is pointed at, and the extremes. */
 function legend(panel, classes, values, title) {
-  return h("div", { class: "scroll" }, h("table", { class: "legend" },
+  return h("table", { class: "legend" },
     h("thead", null, h("tr", null, h("th", { scope: "col" }, "Line"), h("th", { scope: "col", class: "number" }, title), ["min", "max"].map((word) => h("th", { scope: "col", class: "number" }, word)))),
     h("tbody", null, panel.lines.map((line, place) => {
       const found = extent(line.points);
       return h("tr", null,
         h("th", { scope: "row" }, svg("svg", { class: "key", viewBox: "0 0 24 8", width: 24, height: 8, "aria-hidden": "true" }, svg("line", { class: classes[place], x1: 0, x2: 24, y1: 4, y2: 4 })), ` ${line.name}`, classes[place].includes("odd") ? [" ", h("span", { class: "badge warn" }, "◆ apart")] : null),
         values[place], h("td", { class: "number" }, shown(found?.min, panel.unit)), h("td", { class: "number" }, shown(found?.max, panel.unit)));
-    })), panel.band ? h("caption", null, `The band: ${panel.band.name}.`) : null));
+    })), panel.band ? h("caption", null, `The band: ${panel.band.name}.`) : null);
 }
 
 /** The class of each line: amber for those apart, and of the others as many colours and dashes as there are. Pure. */

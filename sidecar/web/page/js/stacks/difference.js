@@ -88,7 +88,7 @@ function rowOf(rows) {
     h("th", { scope: "row" }, rows.length > 1 ? `${compact(rows.map((one) => one.label))} (${rows.length})` : row.label, row.odd ? [" ", h("span", { class: "badge warn" }, "◆ apart")] : null),
     h("td", null, row.before ? h("code", null, row.before.name) : h("span", { class: "muted" }, "no stack")),
     h("td", null, same ? h("span", { class: "muted" }, "the same") : row.after ? h("code", null, row.after.name) : h("span", { class: "muted" }, "no stack")),
-    h("td", null, row.sign ? h("span", { class: `badge ${row.sign}` }, row.word) : row.word),
+    h("td", { class: "did" }, row.sign ? h("span", { class: `badge ${row.sign}` }, row.word) : row.word),
     h("td", { class: "number" }, cpu.length ? (least === most ? seconds(least) : `${seconds(least)} to ${seconds(most)}`) : "–"),
     h("td", null, row.others.length ? others(row.others) : h("span", { class: "muted" }, "none")));
 }

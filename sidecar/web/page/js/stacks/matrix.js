@@ -37,12 +37,11 @@ function legend(snapshot) {
 function table(columns, groups, state, snapshot, draw) {
   const rows = groups.slice(0, state.most);
   const more = groups.length - rows.length;
-  const open = new Set();
   const odd = rows.filter((group) => group.apart);
-  const body = (some) => (some.length ? h("tbody", null, some.map((group) => rowOf(columns, group, snapshot, open))) : null);
+  const body = (some) => (some.length ? h("tbody", null, some.map((group) => rowOf(columns, group, snapshot))) : null);
   return [
     h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Ranks and their threads" }, h("table", { class: "matrix" },
-      h("thead", null, h("tr", null, h("th", { scope: "col" }, "Rank"), columns.map(({ title, groups: places }) => h("th", { scope: "col" }, title, places.size > 1 ? h("span", { class: "muted" }, ` ${counted(places.size, "place")}`) : null)))),
+      h("thead", null, h("tr", null, h("th", { scope: "col" }, "Rank"), columns.map(({ title, groups: places }) => h("th", { scope: "col" }, title, places.size > 1 ? h("span", { class: "muted" }, ` · ${counted(places.size, "place")}`) : null)))),
       body(odd), body(rows.filter((group) => !group.apart)))),
     more > 0 ? h("p", null, h("button", { type: "button", onclick: () => { state.most += STEP; draw(); } }, `${Math.min(STEP, more)} more of ${more} rows`)) : null,
   ];
@@ -53,7 +52,7 @@ function rowOf(columns, group, snapshot) {
   const labels = group.ranks.map((row) => row.label);
   return h("tr", { class: group.apart ? "odd" : null },
     h("th", { scope: "row" }, labels.length > 1 ? `${compact(labels)} (${labels.length})` : labels[0], group.apart ? [" ", h("span", { class: "badge warn" }, "◆ apart")] : null),
-    columns.map((column, at) => h("td", null, first.cells[at] ? cellButton(first.cells[at], column, group.ranks.map((row) => row.cells[at]), labels, snapshot) : h("span", { class: "muted", "aria-label": "none" }, "·"))));
+    columns.map((column, at) => h("td", null, first.cells[at] ? cellButton(first.cells[at], column, group.ranks.map((row) => row.cells[at]), labels, snapshot) : h("span", { class: "muted none" }, "–"))));
 }
 
 function cellButton(cell, column, cells, labels, snapshot) {
@@ -79,7 +78,7 @@ function showStack(cell, column, labels, snapshot) {
     const path = thread.node ? pathTo(thread.node) : [];
     return [
       words.length ? h("p", { class: "muted" }, words.join(", ")) : null,
-      path.length ? h("ol", { class: "stack" }, path.map((node) => h("li", null, h("code", null, nameOf(node, node === thread.node ? thread.line : 0))))) : h("p", { class: "muted" }, "no Python code"),
+      path.length ? h("ol", { class: "stack", tabindex: "0" }, path.map((node) => h("li", null, h("code", null, nameOf(node, node === thread.node ? thread.line : 0))))) : h("p", { class: "muted" }, "no Python code"),
     ];
   });
   const dialog = h("dialog", { class: "wide", "aria-labelledby": "stack-title", onclose: () => dialog.remove() },
