@@ -91,7 +91,7 @@ function evidence(row) {
 function ended(row) {
   const outcome = text(row, "outcome");
   const took = number(row, "seconds");
-  if (!outcome) return h("span", { class: "muted" }, text(row, "unreadable") ? "not known" : row.sealed === true ? "nothing killed" : "not over yet");
+  if (!outcome) return h("span", { class: "muted" }, text(row, "unreadable") ? "not known" : row.sealed === true ? "no kill recorded" : "not over yet");
   const [said, tone] = Object.hasOwn(OUTCOMES, outcome) ? OUTCOMES[outcome] : [short(outcome, 40), ""];
   return [h("span", { class: `outcome ${tone}`, title: outcome }, said), took === null ? null : h("span", { class: "muted" }, `in ${seconds(took)}`)];
 }
