@@ -50,7 +50,8 @@ function tick(at, axis) {
   const label = h("span", { class: at === 0 ? "zero" : null }, at === 0 ? "incident" : clock(at));
   label.style.left = `${share * 100}%`;
   if (share > 0.93) label.classList.add("end");
-  return label;
+  const free = Math.abs(at) / (axis.to - axis.from) > 0.2; // the word at zero is as wide as that
+  return at === 0 || free ? label : null;
 }
 
 /** A table of the lines: which colour, the value at the moment that is pointed at, and the extremes. */

@@ -4,10 +4,9 @@ import { h, replace } from "../dom.js";
 import { counted } from "../format.js";
 import { colourOf, layout, rootOf } from "./layout.js";
 import { nameOf } from "./model.js";
-import { beside } from "./ranks.js";
 import { apartOf } from "./summary.js";
 
-const MOST_BOXES = 2500;
+const MOST_BOXES = 1500;
 const COLOURS = 8;
 const ROW = 22; // px
 
@@ -111,7 +110,7 @@ export function target(key, boxes, place) {
 
 function plain(node, root, snapshot) {
   const share = root.threads ? `${((node.threads / root.threads) * 100).toFixed(node.threads === root.threads ? 0 : 1)} %` : "";
-  return `${node.group ? node.function : nameOf(node)}: ${counted(node.threads, "thread")}, ${share}, ${beside(snapshot.ranks, node.ranks, root.ranks)}`;
+  return `${node.group ? node.function : nameOf(node)}: ${counted(node.threads, "thread")}, ${share}, ${snapshot.shown.beside(node.ranks, root.ranks)}`;
 }
 
 function describe(node, root, snapshot) {
