@@ -78,7 +78,7 @@ function line(node, first, branch, one, drawing, around) {
     h("code", null, h("b", null, text.slice(0, split)), h("span", { class: "muted" }, text.slice(split))),
     one.main && KINDS[kind] ? [" ", h("span", { class: `kind ${kind}` }, KINDS[kind])] : null,
     holders.length ? [" ", h("span", { class: "kind gil" }, `GIL ${compact(holders.map((rank) => snapshot.ranks[rank]))}`)] : null,
-    first ? [" ", h("span", { class: "who" }, snapshot.shown.beside(node.ranks, around))] : null,
+    first && node.ranks.length ? [" ", h("span", { class: "who" }, snapshot.shown.beside(node.ranks, around))] : null,
     odd ? [" ", h("span", { class: "badge warn" }, "◆ apart")] : null);
 }
 
