@@ -18,7 +18,7 @@ export function chart(panel, { axis, step, apart, cursor }) {
     [0, 0.5].map((share) => svg("line", { class: "grid", x1: 0, x2: WIDE, y1: y(top * share), y2: y(top * share) })),
     axis.ticks.map((at) => svg("line", { class: at === 0 ? "incident" : "grid", x1: x(at), x2: x(at), y1: 0, y2: HIGH })),
     panel.band ? pieces(panel.band.high, step).map((piece) => bandPath(piece, panel.band.low, x, y)) : null,
-    panel.lines.map((line, place) => pieces(line.points.filter(([at]) => at >= axis.from), step).map((piece) => (piece.length === 1
+    panel.lines.map((line, place) => ({ line, place })).sort((a, b) => Number(apart.has(a.line.name)) - Number(apart.has(b.line.name))).map(({ line, place }) => pieces(line.points.filter(([at]) => at >= axis.from), step).map((piece) => (piece.length === 1
       ? svg("circle", { class: classes[place], cx: x(piece[0][0]), cy: y(piece[0][1]), r: 3 })
       : svg("polyline", { class: classes[place], points: piece.map(([at, value]) => `${x(at).toFixed(1)},${y(value).toFixed(1)}`).join(" ") })))));
   const hair = h("div", { class: "hair", hidden: true });

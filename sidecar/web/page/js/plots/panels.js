@@ -71,7 +71,9 @@ function panel(title, unit, lines, apart, note = "") {
 
 /** Names of the families that no plot above shows. */
 export function otherFamilies(history) {
-  const used = new Set([...RUNNING, ...QUEUED, ...LIVE_TOKENS, ...CACHE, CPU]);
+  const has = (names) => names.some((name) => history.families.has(name));
+  const tokens = has(LIVE_TOKENS) ? LIVE_TOKENS : [...PROMPTS, ...(has(GENERATED) ? GENERATED : THROUGHPUT)];
+  const used = new Set([...RUNNING, ...QUEUED, ...tokens, ...CACHE, CPU]);
   return [...history.families.keys()].filter((name) => !used.has(name)).sort();
 }
 
