@@ -2,14 +2,16 @@
 
 import { h, replace, svg } from "../dom.js";
 import { clock, shown, topOf } from "./scale.js";
-import { extent, nearest, pieces } from "./series.js";
+import { extent, nearest, pieces, usualStep } from "./series.js";
 
 const [WIDE, HIGH] = [1000, 200]; // of the drawing's own measure
 const COLOURS = 6;
 
-/** `panel` from panels.js; `axis` from scale.js; `step`: usual seconds between points; `apart`: names drawn in amber;
+/** `panel` from panels.js; `axis` from scale.js; `apart`: names drawn in amber;
  *  `cursor`: what all plots point at. The lines' classes, by name, are the same in the legend. */
-export function chart(panel, { axis, step, apart, cursor }) {
+export function chart(panel, { axis, apart, cursor }) {
+  const longest = panel.lines.reduce((best, { points }) => (points.length > best.length ? points : best), []);
+  const step = usualStep(longest.map(([at]) => at)); // some are read less often than others
   const top = topOf([...panel.lines, ...(panel.band ? [{ points: panel.band.high }] : [])].flatMap(({ points }) => { const found = extent(points); return found ? [found.max] : []; }));
   const x = (at) => ((at - axis.from) / (axis.to - axis.from)) * WIDE;
   const y = (value) => HIGH - (Math.max(0, value) / top) * (HIGH - 4) - 2;
