@@ -62,7 +62,7 @@ function folded(rows, place) {
     const part = place < row.length ? row[place] : null;
     const found = part === null ? null : /^(.*?)(0|[1-9][0-9]{0,8})$/s.exec(part);
     const stem = found ? found[1] : part;
-    const key = row.length === 1 ? String(stem) : JSON.stringify([row.slice(0, place), stem, row.slice(place + 1)]);
+    const key = place === 0 && row.length === 1 ? stem : JSON.stringify([row.slice(0, place), stem, row.slice(place + 1)]);
     let group = groups.get(key);
     if (!group) groups.set(key, group = { before: row.slice(0, place), stem, after: row.slice(place + 1), numbers: new Set(), bare: false });
     if (found) group.numbers.add(Number(found[2]));
