@@ -4,6 +4,7 @@ import { h, replace } from "../dom.js";
 import { bytes, counted, dict, dicts, seconds, text, words } from "../format.js";
 import { collective } from "./collective.js";
 import { firstOf } from "./facts.js";
+import { reachable } from "./file_rows.js";
 import { detail } from "./process_detail.js";
 import { byLabel, rowOf } from "./process_facts.js";
 
@@ -92,6 +93,7 @@ function shown(title, row, file, rank) {
 }
 
 async function parsed(incident, path) {
+  if (!reachable(incident, path)) throw new Error("the folder has no such file");
   const { text: content, whole, size } = await incident.text(path, LARGEST);
   if (!whole) throw new Error(`its ${bytes(size)} are too many for this page; download it`);
   let value = null;
