@@ -1,9 +1,10 @@
 // The facts of an incident as a list, its failures as a table, and what became of the engine.
 
-import { h } from "../dom.js";
+import { h, replace } from "../dom.js";
 import { ago, cut, dict, dicts, moment, number, seconds, text, words } from "../format.js";
 
-const MOST = 100; // failures, processes
+const MOST = 100; // processes, and failures at a time
+const AT_FIRST = 8; // failures
 
 /** The failure that came first, {} where there is none. */
 export function firstOf(record) {
@@ -72,18 +73,31 @@ export function failures(record) {
   const all = dicts(record, "failures");
   if (!all.length) return null;
   const first = firstOf(record);
-  const rows = all.slice(0, MOST).map((one) => h("tr", { class: one === first ? "first" : null },
-    h("th", { scope: "row" }, cut(nameIn(one) || "?", 60), one === first ? h("span", { class: "badge bad" }, "first") : null),
-    h("td", null, cut(text(one, "role"), 40)), h("td", { class: "number" }, cut(text(one, "pid"), 20)), h("td", null, cut(text(one, "cause"), 60)), h("td", null, cut(statusOf(one), 200)),
-    h("td", { class: "nowrap" }, text(one, "observed_at").slice(11, 26)), h("td", null, cut(text(one, "seen_by"), 60)), h("td", { class: "wrap roomy" }, cut(text(one, "detail"), 2000))));
+  const order = [first, ...all.filter((one) => one !== first)];
+  const body = h("tbody");
+  const more = h("button", { type: "button", onclick: () => add(MOST) });
+  const add = (count) => {
+    const shown = body.children.length;
+    body.append(...order.slice(shown, shown + count).map((one) => failureRow(one, one === first)));
+    const left = order.length - body.children.length;
+    more.hidden = left <= 0;
+    replace(more, `${Math.min(MOST, left)} more of ${order.length}`);
+  };
+  add(AT_FIRST);
   const titles = ["Rank", "Role", ["PID"], "Cause", "Status", "Seen (UTC)", "Seen by", "Detail"];
   return [
     h("h2", null, all.length === 1 ? "The failure" : `${all.length} failures: the first, and what followed`),
     h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Failures" }, h("table", null,
       h("thead", null, h("tr", null, titles.map((one) => h("th", { scope: "col", class: Array.isArray(one) ? "number" : null }, one)))),
-      h("tbody", null, rows))),
-    all.length > MOST ? h("p", { class: "muted" }, `${all.length - MOST} more failures are in incident.json.`) : null,
+      body)), more,
   ];
+}
+
+function failureRow(one, first) {
+  return h("tr", { class: first ? "first" : null },
+    h("th", { scope: "row" }, cut(nameIn(one) || "?", 60), first ? h("span", { class: "badge bad" }, "first") : null),
+    h("td", null, cut(text(one, "role"), 40)), h("td", { class: "number" }, cut(text(one, "pid"), 20)), h("td", null, cut(text(one, "cause"), 60)), h("td", null, cut(statusOf(one), 200)),
+    h("td", { class: "nowrap" }, text(one, "observed_at").slice(11, 26)), h("td", null, cut(text(one, "seen_by"), 60)), h("td", { class: "wrap roomy" }, cut(text(one, "detail"), 2000)));
 }
 
 /** What was killed, and what would not go. `null` where nothing was to be ended. */

@@ -71,16 +71,27 @@ function axis(plot, along, y, height) {
 }
 
 function bars(plot, lane, along, y, items) {
+  if (lane.folded) odd(plot, lane.members, along, y);
   const rows = lane.folded ? [[{ ...lane, status: "folded" }]] : lane.rows;
   rows.forEach((row, at) => {
     for (const span of row) {
       const [left, right] = [along.x(along.clamp(span.from)), along.x(along.clamp(span.to))];
       const element = svg("rect", { x: left, y: y + at * (ROW + 2), width: Math.max(2, right - left), height: ROW, rx: 2, class: `bar ${/^[a-z_]+$/.test(span.status) ? span.status : "odd"}` });
-      plot.append(element);
+      if (lane.folded) plot.prepend(element);
+      else plot.append(element);
       const who = lane.folded ? `${counted(lane.count, "capture")} (${statuses(lane.members)})` : `${span.rank}: ${span.status}`;
       items.push({ element, ms: span.from, words: `${lane.name} ${who}, ${along.time(span.from)} to ${along.time(span.to)}, ${lane.folded ? "all together" : "took"} ${seconds((span.to - span.from) / 1000)}` });
     }
   });
+}
+
+/** In a folded lane those that failed still show, each where it ended. */
+function odd(plot, members, along, y) {
+  const failed = members.filter(({ status }) => status === "failed" || status === "timed_out" || status === "partial").slice(0, MOST_MOMENTS);
+  for (const { to, status } of failed) {
+    if (to < along.from || to > along.to) continue;
+    plot.append(svg("rect", { x: along.x(to) - 1, y: y - 1, width: 2, height: ROW + 2, class: `bar ${status} pass` }));
+  }
 }
 
 function marks(plot, labels, named, along, { rows, top, height }, items) {
