@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from sidecar.dumps.opening import FILE, FOLDER
@@ -60,15 +61,21 @@ def names(folder: int, name: str) -> list[str]:
         os.close(fd)
 
 
-def allocated(folder: int, name: str, depth: int = 0) -> int:
-    """Bytes of disk that a file or folder takes; one that goes meanwhile takes none."""
+def _no_hurry() -> None:
+    """Nobody waits for the result."""
+
+
+def allocated(folder: int, name: str, depth: int = 0, check: Callable[[], None] = _no_hurry) -> int:
+    """Bytes of disk that a file or folder takes; one that goes meanwhile takes none. `check` is called at each, and may
+    raise."""
+    check()
     try:
         info = lstat(folder, name)
         total = info.st_blocks * 512
         if stat.S_ISDIR(info.st_mode) and depth < _DEEPEST:
             fd = os.open(name, FOLDER, dir_fd=folder)
             try:
-                total += sum(allocated(fd, inner, depth + 1) for inner in os.listdir(fd))
+                total += sum(allocated(fd, inner, depth + 1, check) for inner in os.listdir(fd))
             finally:
                 os.close(fd)
     except FileNotFoundError:
@@ -76,14 +83,14 @@ def allocated(folder: int, name: str, depth: int = 0) -> int:
     return total
 
 
-def measure(folder: int, name: str) -> Size:
+def measure(folder: int, name: str, check: Callable[[], None] = _no_hurry) -> Size:
     """What a folder takes, and what in it was left half written. Raises `OSError` where it is none, or is gone."""
     fd = os.open(name, FOLDER, dir_fd=folder)
     try:
         total = top = os.fstat(fd).st_blocks * 512
         partials: list[str] = []
         for inner in os.listdir(fd):
-            size = allocated(fd, inner)
+            size = allocated(fd, inner, 0, check)
             total += size
             if not is_folder(fd, inner):
                 top += size

@@ -11,17 +11,19 @@ import fcntl
 import json
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from sidecar.dumps import disk
-from sidecar.dumps.names import RECORD
 from sidecar.dumps.opening import FILE, FOLDER
 from sidecar.model import PodInfo, incident_from
 from sidecar.policy.retention import PINNED, Kept, of_another_pod
 
+RECORD = "incident.json"  # `names` has it too, and imports more than a recorder that stands by can spare
 LOCK = ".lock"
 MOST_RECORD = 64 << 20
+_MOST_LEFT_OPEN = 16 << 20
 _MOST_HEAD = 16 << 10
 
 _ID = re.compile(r"(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)\.(\d{3})Z-[a-z0-9]+(?:[-_.][A-Za-z0-9_.]+)*")
@@ -67,11 +69,12 @@ class Seen:
         return self.size
 
 
-def look(root: int, name: str, wall: float) -> Seen:
-    """The incident `name` in the folder opened as `root`. Raises `OSError` where it is no folder, or is gone."""
+def look(root: int, name: str, wall: float, check: Callable[[], None] = lambda: None) -> Seen:
+    """The incident `name` in the folder opened as `root`. Raises `OSError` where it is no folder, or is gone, and what
+    `check` raises, which is called at each file."""
     folder = os.open(name, FOLDER, dir_fd=root)
     try:
-        size = disk.measure(root, name)
+        size = disk.measure(root, name, check)
         head = head_of(folder)
         locked = disk.has(folder, LOCK)
         held = is_held(folder) if locked else False
@@ -145,10 +148,13 @@ def head_of(folder: int) -> dict[str, Any]:
     return head
 
 
-def record_of(folder: int) -> dict[str, Any]:
+def record_of(folder: int, most: int = MOST_RECORD) -> dict[str, Any]:
     """The whole record. Raises `OSError`, or `ValueError` where it is no incident's record."""
+    data = disk.read(folder, RECORD, most)
+    if data.count(b",") + data.count(b"[") + data.count(b"{") > most // 32:
+        raise ValueError("not an incident's record")  # a few MiB of empty lists would take a gigabyte of memory
     try:
-        record = json.loads(disk.read(folder, RECORD, MOST_RECORD))
+        record = json.loads(data)
     except (RecursionError, MemoryError) as error:
         raise ValueError("not an incident's record") from error
     if not isinstance(record, dict) or not isinstance(record.get("artifacts", []), list):
@@ -176,7 +182,7 @@ def is_held(folder: int) -> bool | None:
 def _left_open(folder: int, name: str) -> tuple[bool, dict[str, Any] | None]:
     """(is it sealed all the same, as what it can be taken up) of an incident with a lock that nobody holds."""
     try:
-        record = record_of(folder)
+        record = record_of(folder, _MOST_LEFT_OPEN)
         if record.get("sealed") is True:  # its recorder died between its last two steps
             return True, None
         if incident_from(record["guard"]).id != name:

@@ -14,6 +14,7 @@ from typing import Any
 from sidecar.dumps.kept import (
     LOCK,
     MOST_RECORD,
+    RECORD,
     Seen,
     head_of,
     is_held,
@@ -24,7 +25,6 @@ from sidecar.dumps.kept import (
     to_take_up,
     wall_of,
 )
-from sidecar.dumps.names import RECORD, REMOVING
 from sidecar.model import PodInfo
 from sidecar.policy.retention import Kept, of_another_pod
 from sidecar.policy.throttle import EXEMPT, Earlier
@@ -35,6 +35,7 @@ __all__ = [
     "wall_of",
 ]  # fmt: skip
 
+REMOVING = ".removing-"
 _EXEMPT = tuple(reason.value for reason in EXEMPT)
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 from sidecar.errors import PeerGone, ProtocolError
 from sidecar.history import HistoryWriter
+from sidecar.keeping import about, keeping_of
 from sidecar.log import Log
 from sidecar.messages import Channel, Message
 from sidecar.settings import Launch
@@ -66,6 +67,7 @@ class Web:
         self._state: EngineState | None = None
         self._servers: dict[str, QuietServer] = {}
         self._counts = seeded(settings.captures)
+        self._counts.about = about(settings.pod, keeping_of(settings))
         build = {"version": VERSION, "python": platform.python_version(), "kernel": platform.release()}
         self._metrics = Metrics(self._counts, build, len(launch.config_errors))
         self._link = GuardLink(log, self._on_message, self._on_away)
@@ -103,7 +105,7 @@ class Web:
         monitoring = asyncio.create_task(self._monitor.run())
         rounds = asyncio.create_task(self._doctor.run())
         cluster = asyncio.create_task(self._cluster.run())
-        library = Library(settings.dump_dir, Pool("incidents"), RECORD_LIMIT)
+        library = Library(settings.dump_dir, Pool("incidents"), RECORD_LIMIT, own=(settings.pod, keeping_of(settings)))
         people = Gate(people_app(self, library), token)
         ports = {
             "listen": asyncio.create_task(
