@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from sidecar.policy.retention import Keeping, Kept, Limits, Step, limits_for, marked, plan
+from sidecar.policy.retention import Keeping, Kept, Limits, Step, limits_for, marked, plan, room_for
+
+_SMALL = 1 << 20  # bytes that are written whether or not there is room
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,8 @@ def outlook(
     most: int,
 ) -> list[Coming]:
     """The first `most` steps. `open_ids` are being written, or are about to be taken up; `other_bytes` is what else
-    lies in the folder. The incident that may come is taken to be as large as the last full one."""
+    lies in the folder. The incident that may come is taken to be as large as the last full one,
+    where there is room for that."""
     standing_by = marked(incidents, open_ids, keeping.max_age, now, newest_too=True)
     size = sum(kept.bytes for kept in incidents)
     due = plan(standing_by, limits_for(keeping, size, other_bytes, free_bytes, now, keeping.headroom))
@@ -44,8 +47,10 @@ def outlook(
     left_size = sum(kept.bytes for kept in left)
     full = (kept for kept in incidents if kept.full and not (kept.collapsed or kept.others))
     last = max(full, key=lambda kept: kept.wall, default=None)
-    another = Kept("", last.bytes if last else 0, now, sealed=False)
-    free_bytes += size - left_size - another.bytes
+    free_bytes += size - left_size
+    room = max(_SMALL, room_for(keeping, left_size, other_bytes, free_bytes))
+    another = Kept("", min(last.bytes, room) if last else 0, now, sealed=False)
+    free_bytes -= another.bytes
     limits = limits_for(keeping, left_size + another.bytes, other_bytes, free_bytes, now, keeping.headroom)
     later = plan(marked([*left, another], {"", *open_ids}, keeping.max_age, now, newest_too=False), limits)
     coming += [_coming(step, kept, None) for step, kept in _with(later[:most], left)]

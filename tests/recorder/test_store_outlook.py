@@ -20,6 +20,7 @@ from sidecar.system.clock import stamp
 from sidecar.web.counters import seeded
 
 HOUR = 3600.0
+LAST = 768 << 10  # what is small is written whether or not there is room for it
 US = PodInfo("prod", "llama-0", "uid-1", "node-a")
 THEM = PodInfo("prod", "llama-1", "uid-2", "node-b")
 
@@ -44,7 +45,7 @@ def full_folder(dumps: Path) -> None:
     put(store(dumps, wide), now - 14 * HOUR, KIB64, sealed=False)
     for hours in (40, 13):
         put(store(dumps, wide, THEM), now - hours * HOUR, KIB64, "kind-0", pod=THEM)
-    put(store(dumps, wide), now - 12 * HOUR, 2 * MIB, "kind-1")
+    put(store(dumps, wide), now - 12 * HOUR, LAST, "kind-1")
     (dumps / "engine").mkdir()
     (dumps / "engine" / "core").write_bytes(bytes(MIB))
     (dumps / "20261120T235959.123Z").mkdir()
@@ -88,10 +89,10 @@ def steps(rows: list[dict[str, Any]]) -> set[tuple[str, str]]:
     ("keeping", "whys"),
     [
         (Keeping(9, None), {"number"}),
-        (Keeping(None, 3 * MIB), {"bytes"}),
+        (Keeping(None, 2 * MIB), {"bytes"}),
         (Keeping(None, MIB), {"bytes"}),
-        (Keeping(10, 2 * MIB, 20 * HOUR), {"age", "bytes"}),
-        (Keeping(None, 100 * MIB, volume_limit=6 * MIB), {"bytes"}),
+        (Keeping(10, MIB, 20 * HOUR), {"age", "bytes"}),
+        (Keeping(None, 100 * MIB, volume_limit=4 * MIB), {"bytes"}),
         (Keeping(None, 5 * MIB, headroom=100 * MIB), {"bytes"}),
         (Keeping(200, 100 * MIB, 30 * 24 * HOUR), set()),
     ],
@@ -116,16 +117,14 @@ def foreign(dumps: Path, left: int, row: dict[str, Any]) -> int:
     return sum(other["bytes"] for other in state["pods"] if other["pod"] != row["pod"])
 
 
-@pytest.mark.parametrize("keeping", [Keeping(15, None), Keeping(None, 5 * MIB), Keeping(15, 5 * MIB, 90 * HOUR)])
+@pytest.mark.parametrize("keeping", [Keeping(15, None), Keeping(None, 3 * MIB), Keeping(15, 3 * MIB, 90 * HOUR)])
 def test_what_the_next_incident_brings_about(tmp_path: Path, keeping: Keeping) -> None:
     """One more, as large as the last, and retention at its end takes what was foretold without a time."""
     full_folder(tmp_path)
     store(tmp_path, keeping).tidy()
     told = [step for step in says(tmp_path, keeping)["next"] if step["at"] is None]
     assert told
-    done, _ = what_goes(
-        tmp_path, lambda: put(store(tmp_path, keeping), time.time(), 2 * MIB, "another-kind", prune=True)
-    )
+    done, _ = what_goes(tmp_path, lambda: put(store(tmp_path, keeping), time.time(), LAST, "another-kind", prune=True))
     assert steps(told) == done
 
 
