@@ -22,6 +22,7 @@ from sidecar.view.writes import add_writes
 from sidecar.web.apps import bare_app, json_answer, people_base
 from sidecar.web.gate import Gate, TokenFile
 from sidecar.web.library import Library
+from sidecar.web.openapi import add_openapi
 from sidecar.web.pool import Pool
 from sidecar.web.server import App, QuietServer
 from sidecar.web.worker import Worker
@@ -33,6 +34,8 @@ GET    /api/v1/incidents                            a page of incidents, newest 
 GET    /api/v1/incidents/{id}                       one incident's record
 GET    /api/v1/incidents/{id}/artifacts/{path}      one of its files
 GET    /api/v1/incidents/{id}/bundle                all of them, as .tar.gz
+GET    /api/v1/volume                               what is used and free, by pod, and what retention drops next
+GET    /api/v1/openapi.json                         all of this as an OpenAPI document
 PUT    /api/v1/incidents/{id}/pin                   keep it, whatever the limits say (DELETE: no longer)
 DELETE /api/v1/incidents/{id}                       remove it
 
@@ -80,6 +83,7 @@ async def _life(options: ViewOptions, api: list[socket.socket], machines: list[s
     metrics = VolumeMetrics()
     people = people_base(library, _HELLO)
     add_writes(people, library, json_answer, log, options.write)
+    add_openapi(people, "Rankguard, over a dump folder", asks=options.api_token_file is not None)
     token = TokenFile(options.api_token_file, log) if options.api_token_file else None
     serving: list[tuple[App, list[socket.socket]]] = [(Gate(people, token), api)]
     if machines:

@@ -11,6 +11,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from prometheus_client.exposition import gzip_accepted
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 
 from sidecar.web.incidents import add_incidents
 from sidecar.web.library import Library
@@ -24,6 +25,8 @@ GET  /api/v1/incidents                             a page of incidents, newest f
 GET  /api/v1/incidents/{id}                        one incident's record
 GET  /api/v1/incidents/{id}/artifacts/{path}       one of its files
 GET  /api/v1/incidents/{id}/bundle                 all of them, as .tar.gz
+GET  /api/v1/volume                                what is used and free, and what retention drops next
+GET  /api/v1/openapi.json                          all of this as an OpenAPI document
 POST /api/v1/captures                              save the evidence of the engine as it is now
 """
 
@@ -113,8 +116,10 @@ def people_base(library: Library, hello: str) -> FastAPI:
     async def root() -> Response:
         return Response(hello, media_type="text/plain")
 
-    async def refused(_: Request, error: Exception) -> Response:
+    async def refused(request: Request, error: Exception) -> Response:
         code, text, headers = _told(error)
+        if code == 405:
+            headers["allow"] = ", ".join(sorted(_allowed(app, request)))
         return json_answer({"error": text}, code, headers)
 
     app.add_api_route("/", root, methods=["GET", "HEAD"], response_model=None)
@@ -122,6 +127,13 @@ def people_base(library: Library, hello: str) -> FastAPI:
     app.add_exception_handler(HTTPException, refused)
     app.add_exception_handler(Exception, refused)
     return app
+
+
+def _allowed(app: FastAPI, request: Request) -> set[str]:
+    """Every method of a path; one route that has the path knows only its own."""
+    routes = (route for route in app.routes if isinstance(route, Route))
+    found = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    return {method for route in found for method in route.methods or ()}
 
 
 def bare_app() -> FastAPI:

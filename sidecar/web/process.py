@@ -41,6 +41,7 @@ from sidecar.web.link import PATIENCE, GuardLink
 from sidecar.web.listen import adopt, bind_patiently, is_loopback
 from sidecar.web.liveness.monitor import Monitor
 from sidecar.web.metrics import Metrics
+from sidecar.web.openapi import add_openapi
 from sidecar.web.pool import Pool
 from sidecar.web.server import App, QuietServer
 from sidecar.web.state import EngineState, state_from
@@ -106,7 +107,9 @@ class Web:
         rounds = asyncio.create_task(self._doctor.run())
         cluster = asyncio.create_task(self._cluster.run())
         library = Library(settings.dump_dir, Pool("incidents"), RECORD_LIMIT, own=(settings.pod, keeping_of(settings)))
-        people = Gate(people_app(self, library), token)
+        api = people_app(self, library)
+        add_openapi(api, "Rankguard, beside an engine", asks=token is not None)
+        people = Gate(api, token)
         ports = {
             "listen": asyncio.create_task(
                 self._port("listen", settings.listen, machine_app(self), loopback_only=False)
