@@ -21,6 +21,7 @@ from typing import Any
 
 from sidecar.errors import PeerGone, ProtocolError
 from sidecar.history import HistoryWriter
+from sidecar.keeping import about, keeping_of
 from sidecar.log import Log
 from sidecar.messages import Channel, Message
 from sidecar.settings import Launch
@@ -41,6 +42,7 @@ from sidecar.web.listen import adopt, bind_patiently, is_loopback
 from sidecar.web.liveness.monitor import Monitor
 from sidecar.web.metrics import Metrics
 from sidecar.web.news import News
+from sidecar.web.openapi import add_openapi
 from sidecar.web.pool import Pool
 from sidecar.web.server import App, QuietServer
 from sidecar.web.state import EngineState, state_from
@@ -69,6 +71,7 @@ class Web:
         self._state: EngineState | None = None
         self._servers: dict[str, QuietServer] = {}
         self._counts = seeded(settings.captures)
+        self._counts.about = about(settings.pod, keeping_of(settings))
         build = {"version": VERSION, "python": platform.python_version(), "kernel": platform.release()}
         self._metrics = Metrics(self._counts, build, len(launch.config_errors))
         self._link = GuardLink(log, self._on_message, self._on_away)
@@ -88,7 +91,9 @@ class Web:
         )
         self._doctor = Doctor(launch, log, self._metrics.show_rights)
         self._hooks = Hooks(settings, self._cluster.pod, self._link.tell, log)
-        self._library = Library(settings.dump_dir, Pool("incidents"), RECORD_LIMIT)
+        self._library = Library(
+            settings.dump_dir, Pool("incidents"), RECORD_LIMIT, own=(settings.pod, keeping_of(settings))
+        )
         self._news = News(self._library, self._engine_now)
 
     async def run(self) -> None:
@@ -111,7 +116,9 @@ class Web:
         rounds = asyncio.create_task(self._doctor.run())
         cluster = asyncio.create_task(self._cluster.run())
         people = People(library=self._library, news=self._news, tickets=tickets, about=self._about())
-        gate = Gate(people_app(self, people), token, tickets)
+        api = people_app(self, people)
+        add_openapi(api, "Rankguard, beside an engine", asks=token is not None)
+        gate = Gate(api, token, tickets)
         ports = {
             "listen": asyncio.create_task(
                 self._port("listen", settings.listen, machine_app(self), loopback_only=False)
