@@ -41,7 +41,7 @@ chromium: $(VENV)/.installed
 
 # The pictures in docs/images, from incidents that real runs leave.
 screenshots: chromium
-	PYTHONPATH=tests:tests/life:tests/view $(BIN)/python tests/page/take_screenshots.py docs/images
+	$(BIN)/python tests/page/take_screenshots.py docs/images
 
 # Ten minutes of failures in real pods; SOAK="--seconds 3600 --pods 4 --seed 7" says otherwise.
 soak: pods

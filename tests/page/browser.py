@@ -26,14 +26,16 @@ PHONE = {"width": 390, "height": 844}
 DESK = {"width": 1280, "height": 900}
 _PATIENCE = 30_000  # milliseconds until something is held to be missing: the machine may be busy
 _FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--remote-debugging-port=0",
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync",
+    "--disable-dev-shm-usage", "--remote-debugging-port=0",
     f"--host-resolver-rules=MAP {REBOUND} 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1",
 )  # fmt: skip
-# Counted in the page itself, before any script of it runs: what the policy refused, and each dialog.
+# Counted in the page itself, before any script of it runs: what the policy refused.
 _WITNESS = """
 window.refused = [];
-document.addEventListener('securitypolicyviolation', (e) => window.refused.push(`${e.violatedDirective} ${e.blockedURI}`));
+document.addEventListener('securitypolicyviolation',
+  (e) => window.refused.push(`${e.violatedDirective} ${e.blockedURI}`));
 """
 
 
@@ -139,7 +141,7 @@ def findings(page: Page) -> list[str]:
     run(page, files("axe_playwright_python").joinpath("axe.min.js").read_text() + "; 0")
     result = run(page, "axe.run(document, {resultTypes: ['violations']}).then(r => r.violations)")
     return [
-        f"{found['impact']}: {found['id']}: {found['help']}: {'; '.join(str(node['target']) for node in found['nodes'][:5])}"
+        f"{found['impact']}: {found['id']}: {found['help']}: {[node['target'] for node in found['nodes'][:5]]}"
         for found in result
         if found["impact"] in ("serious", "critical")
     ]

@@ -6,15 +6,12 @@ import fcntl
 import json
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-for folder in ("view", "life"):  # what runs a viewer, and an engine with a Rankguard beside it, is there
-    sys.path.append(str(Path(__file__).resolve().parents[1] / folder))
-
+import places  # noqa: F401
 import prepare_chromium
 import pytest
 from browser import Seen, chromium, open_page
@@ -114,7 +111,7 @@ def writing(volume: Volume, tmp_path: Path) -> Iterator[Viewer]:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """Not for the whole session: while it is driven, an event loop runs in this thread, and others want to run theirs."""
+    """One a module: while it is driven an event loop runs in this thread, and tests of others want to run theirs."""
     if why := prepare_chromium.trouble():
         if os.environ.get("CI"):
             pytest.fail(why)

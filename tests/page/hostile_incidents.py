@@ -54,18 +54,19 @@ def _markup(home: Path) -> None:
     (home / "process" / "TP0.json").write_text(
         json.dumps({"pid": ALL, "state": ALL, "cmdline": [ALL], "environ": {ALL: ALL}})
     )
+    lines = [ALL, f'sglang:num_running_reqs{{a="{IMAGE}"}} NaN', "sglang:num_queue_reqs 1e999"]
     (home / "metrics" / "engine.jsonl").write_text(
-        json.dumps({"wall": ALL, "at": 1, "lines": [ALL, f'sglang:num_running_reqs{{a="{IMAGE}"}} NaN', "x 1e999"]}) + "\n"
+        json.dumps({"wall": ALL, "at": 1, "lines": lines}) + "\n"
         + '{"wall": 1e300, "at": -1e300, "lines": {"a": 1}}\nno json\n[]\n' + ALL
     )  # fmt: skip
-    artifacts = [
-        {"kind": ALL, "rank": ALL, "path": path, "bytes": ALL, "sha256": ALL, "status": ALL, "seconds": ALL, "detail": ALL}
+    artifacts: list[dict[str, Any]] = [
+        dict.fromkeys(("kind", "rank", "bytes", "sha256", "status", "seconds", "detail"), ALL) | {"path": path}
         for path in (
             "../../../../outside/secret.txt", "/etc/passwd", "javascript:alert(1)", "//evil.example/x", IMAGE, *NAMES,
         )
     ]  # fmt: skip
     artifacts += [
-        {"kind": kind, "rank": rank, "path": path, "bytes": 1, "sha256": "0" * 64, "status": "captured", "seconds": 0.1, "detail": ALL}
+        {"kind": kind, "rank": rank, "path": path, "bytes": 1, "sha256": "0" * 64, "status": "captured", "detail": ALL}
         for kind, rank, path in (
             ("analysis_json", "engine", "analysis/stacks.json"), ("analysis_text", "engine", "analysis/stacks.txt"),
             ("process", "TP0", "process/TP0.json"), ("engine_metrics", "engine", "metrics/engine.jsonl"),
@@ -80,7 +81,8 @@ def _markup(home: Path) -> None:
         timeline=[{"at": "2026-11-20T23:59:59.000000Z", "event": ALL, "detail": ALL},
                   {"at": ALL, "event": "killed", "detail": ALL}],
         artifacts=artifacts, termination={"outcome": ALL, "killed": [ALL], "survivors": [ALL], "seconds": ALL},
-        verdict={"sentence": ALL, "confidence": ALL, "reasons": [ALL], "apart": [ALL], "odd": [ALL], "fingerprint": ALL},
+        verdict=dict.fromkeys(("sentence", "confidence", "fingerprint"), ALL)
+        | {key: [ALL] for key in ("reasons", "apart", "odd")},
     )  # fmt: skip
 
 
@@ -88,11 +90,12 @@ def _stacks(text: str) -> dict[str, Any]:
     """As the analysis writes it in shape, with places that lead nowhere and parents that go round in a circle."""
     node = {"parent": -1, "function": text, "file": text, "lines": [text, 1e300], "set": 0, "threads": text, "ends": 1}
     trees = [
-        {"thread": text, "main": True, "nodes": [node, node | {"parent": 0, "set": 99}, node | {"parent": 2}, [text], 7]},
+        {"thread": text, "main": True, "nodes": [node, node | {"parent": 0}, node | {"parent": 2}, [text], 7]},
         {"thread": text, "main": text, "nodes": text}, None,
     ]  # fmt: skip
     snapshot = {
-        "name": text, "ranks": [text, "TP0", 7], "fingerprint": text, "gil": [text, [text]], "places": {text: {"kind": text, "name": text}},
+        "name": text, "ranks": [text, "TP0", 7], "fingerprint": text, "gil": [text, [text]],
+        "places": {text: {"kind": text, "name": text}},
         "sets": [[0, 1, 99, -1, text], text, []], "trees": trees, "dropped": text, "apart": [text],
         "threads": [[0, 0, 0, 1, 0], [9, 9, 9, 9, 9], [1, 0, -1, text, -5], text, None],
     }  # fmt: skip
@@ -115,8 +118,10 @@ def _wrong_within(home: Path) -> None:
         home, failures=[{}, {"rank": [], "first": "yes", "pid": {}}], notes={"a": 1}, sealed="yes",
         artifacts=[{}, {"path": 5, "kind": None, "bytes": -1, "sha256": []},
                    {"kind": "analysis_json", "path": "analysis/stacks.json", "status": "captured", "rank": 3}],
-        timeline=[{"at": 5}, {}, {"event": []}, {"at": "yesterday", "event": 1, "ms": "soon"}, {"event": "killed", "ms": -1e308}],
-        verdict={"sentence": {}, "apart": "TP1", "reasons": 5}, termination={"killed": 3, "seconds": [], "survivors": {}},
+        timeline=[{"at": 5}, {}, {"event": []}, {"at": "yesterday", "event": 1, "ms": "soon"},
+                  {"event": "killed", "ms": -1e308}],
+        verdict={"sentence": {}, "apart": "TP1", "reasons": 5},
+        termination={"killed": 3, "seconds": [], "survivors": {}},
         decision={"because": "x", "captures": 1}, pod={"namespace": [], "name": {}},
     )  # fmt: skip
 

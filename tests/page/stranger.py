@@ -1,4 +1,4 @@
-"""A web page of somebody else, on another port of this machine, that reaches for ours with all that a browser offers."""
+"""A page of somebody else, on another port of this machine, that reaches for ours by all that a browser offers."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from threading import Thread
 
 _PAGE = """<!doctype html><html lang="en"><title>A stranger</title><script>
 // Each way gives what it could learn, "" for nothing. `done` is how a thing that loads says that it is over.
-const loaded = (element) => new Promise((done) => { element.onload = () => done(true); element.onerror = () => done(false);
-                                                    document.body.append(element); });
+const loaded = (element) => new Promise((done) => { element.onload = () => done(true);
+  element.onerror = () => done(false); document.body.append(element); });
 const made = (tag, given) => Object.assign(document.createElement(tag), given);
 const fetched = async (url, options) => { try { const answer = await fetch(url, options);
   return answer.type === "opaque" ? "" : `${answer.status} ${await answer.text()}`; } catch { return ""; } };
@@ -41,7 +41,8 @@ async function reach(base, incident) {
   for (const [method, path] of [["POST", "captures"], ["POST", "tickets"], ["PUT", `incidents/${incident}/pin`],
                                 ["DELETE", `incidents/${incident}/pin`], ["DELETE", `incidents/${incident}`]]) {
     found[`${method} ${path}`] = await fetched(`${api}/${path}`, { method, body: method === "POST" ? "{}" : null });
-    found[`${method} ${path}, json`] = await fetched(`${api}/${path}`, { method, headers: { "content-type": "application/json" } });
+    const headers = { "content-type": "application/json" };
+    found[`${method} ${path}, json`] = await fetched(`${api}/${path}`, { method, headers });
     if (method === "POST") {
       found[`${method} ${path}, opaque`] = await fetched(`${api}/${path}`, { method, mode: "no-cors", body: "{}" });
       for (const kind of ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data"])

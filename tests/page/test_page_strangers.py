@@ -9,7 +9,6 @@ import pytest
 from browser import REBOUND, run
 from conftest import Look
 from life_parts import Ranks
-from playwright.sync_api import Browser
 from sidecar_process import Sidecar, eventually
 from stranger import stranger
 from view_rig import Viewer
