@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,9 +64,9 @@ def make_volume(folder: Path, serving_seconds: float = 4.0) -> Volume:
     death, stall, memory = (folder / pod for pod in ("prod/llama-70b-0", "prod/mixtral-1", "staging/embedder-0"))
     with ExitStack() as stack:
         engine, hanging = (stack.enter_context(StandIn(tp=4, **WORKING)) for _ in range(2))
-        watcher = stack.enter_context(_beside(death, engine.process.pid))
-        observer = stack.enter_context(_beside(stall, hanging.process.pid))
-        keeper, eat = stack.enter_context(_hungry(memory))
+        watcher = stack.enter_context(beside(death, engine.process.pid))
+        observer = stack.enter_context(beside(stall, hanging.process.pid))
+        keeper, eat, *starving = stack.enter_context(_hungry(memory))
         for one, other in ((engine, watcher), (hanging, observer)):
             one.wait_ready()
             other.wait_serving()
@@ -80,20 +80,14 @@ def make_volume(folder: Path, serving_seconds: float = 4.0) -> Volume:
         eat()
         engine.kill("TP2")
         watching = (watcher, observer, keeper)
-
-        def told() -> bool:
-            engine.collect()
-            hanging.collect()
-            return all(_sealed(sidecar) for sidecar in watching)
-
-        eventually(told, "three sealed incidents", 60)
+        await_sealed(watching, (engine, hanging, *starving))
         for sidecar in watching:
             sidecar.stop()
     paths = [str(next(pod.glob("*/incident.json")).parent.relative_to(folder)) for pod in (death, stall, memory)]
     return Volume(folder, *paths)
 
 
-def _beside(pod: Path, root: int, *arguments: str) -> Sidecar:
+def beside(pod: Path, root: int, *arguments: str) -> Sidecar:
     """A Rankguard as in the pod whose folder this is, for the processes below `root` alone."""
     pod.mkdir(parents=True)
     return Sidecar(
@@ -101,8 +95,15 @@ def _beside(pod: Path, root: int, *arguments: str) -> Sidecar:
     )  # fmt: skip
 
 
-def _sealed(sidecar: Sidecar) -> bool:
-    return [load(folder)["sealed"] for folder in sidecar.incidents()] == [True]
+def await_sealed(sidecars: Sequence[Sidecar], engines: Sequence[Any]) -> None:
+    """Wait until each has one incident, sealed. What has ended of the engines is collected meanwhile."""
+
+    def sealed() -> bool:
+        for engine in engines:
+            engine.collect()
+        return all([load(folder)["sealed"] for folder in one.incidents()] == [True] for one in sidecars)
+
+    eventually(sealed, "sealed incidents", 60)
 
 
 def _names_of(pod: Path) -> dict[str, str]:
@@ -110,9 +111,10 @@ def _names_of(pod: Path) -> dict[str, str]:
 
 
 @contextmanager
-def _hungry(pod: Path) -> Iterator[tuple[Sidecar, Callable[[], None]]]:
-    """Two ranks with secrets about them, the second in a memory cgroup where one can be made; what is given lets it eat
-    up to its limit, and where there is none kills it."""
+def _hungry(pod: Path) -> Iterator[tuple[Any, ...]]:
+    """Gives who watches, what lets a rank eat up to its limit, and the two ranks, which have secrets about them.
+
+    The second is in a memory cgroup; where none can be made it is killed in place of that."""
     pod.mkdir(parents=True)
     token = f"embedder-{uuid.uuid4().hex}"
     flags = ("--engine", "generic", "--rank-pattern", rf"^{token} TP(?P<TP>\d+)\b", "--expected-ranks", "2")
@@ -128,7 +130,7 @@ def _hungry(pod: Path) -> Iterator[tuple[Sidecar, Callable[[], None]]]:
             stack.callback(ranks[1].end)  # before the group can go
         except pytest.skip.Exception:
             eat = ranks[1].process.kill
-        yield stack.enter_context(Sidecar(pod, *flags, "--probe-period", "0.3", env=_names_of(pod))), eat
+        yield stack.enter_context(Sidecar(pod, *flags, "--probe-period", "0.3", env=_names_of(pod))), eat, *ranks
 
 
 def make_many(folder: Path) -> None:
@@ -163,6 +165,9 @@ class _Rank:
         assert self.process.stdin is not None
         self.process.stdin.write(b"\n")
         self.process.stdin.flush()
+
+    def collect(self) -> None:
+        self.process.poll()
 
     def end(self) -> None:
         self.process.kill()
