@@ -14,6 +14,7 @@ from rich.text import Text
 
 from bench import (
     admission,
+    analysis,
     at_rest,
     big_memory,
     coredump,
@@ -31,7 +32,18 @@ from sidecar.errors import RankguardError
 
 BENCHMARKS: dict[str, Callable[[Scale], Report]] = {
     module.NAME: module.run
-    for module in (observation, big_memory, engine_gone, at_rest, probing, liveness, stacks, coredump, admission)
+    for module in (
+        observation,
+        big_memory,
+        engine_gone,
+        at_rest,
+        probing,
+        liveness,
+        stacks,
+        analysis,
+        coredump,
+        admission,
+    )
 }
 
 

@@ -77,3 +77,12 @@ def test_stillness_is_what_lies_within_the_time_asked_for(tmp_path: Path, monkey
     assert abs(part.longest - 0.5) < 1e-6
     assert abs(part.total - 1.0 + LEAST / 2) < 1e-6
     assert abs(reader.between(begin, begin + 4.5).longest - 3.0) < 1e-6
+
+
+def test_a_smallest_run_explains_ranks_that_have_nothing_in_common() -> None:
+    """The real program reads each rank's files back and writes the merged tree; the merge is measured by itself."""
+    _, rows = smoke("analysis")
+    assert [row["name"] for row in rows["analysis"]] == ["the same code", "they part halfway", "nothing in common"]
+    sizes = [row["data"]["bytes"] for row in rows["analysis"]]
+    assert 0 < sizes[0] < sizes[1] < sizes[2]
+    assert all(row["data"]["merge"][0] > 0 and row["data"]["program"][0] > 0 for row in rows["analysis"])

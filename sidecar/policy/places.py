@@ -168,11 +168,15 @@ class _Table:
                 files[name] = (*files.get(name, ()), (functions, f"/{file.lstrip('/')}"))
         return cls(files, tuple(folders))
 
+    def functions_in(self, path: str) -> list[frozenset[str] | None]:
+        """The functions of each row that is about this file."""
+        rooted = f"/{path}"
+        rows = self.files.get(path.rpartition("/")[2], ())
+        found = [functions for functions, file in rows if rooted.endswith(file)]
+        return found + [functions for functions, folder in self.folders if folder in rooted]
+
     def has(self, function: str, path: str) -> bool:
-        rows = self.files.get(path.rpartition("/")[2])
-        if rows and any((names is None or function in names) and f"/{path}".endswith(file) for names, file in rows):
-            return True
-        return any((names is None or function in names) and folder in f"/{path}" for names, folder in self.folders)
+        return any(names is None or function in names for names in self.functions_in(path))
 
 
 _COLLECTIVES = _Table.of(_COLLECTIVE)
@@ -193,23 +197,34 @@ def waits(function: str, path: str) -> bool:
     return _WAITS.has(function, path)
 
 
-def compiles(function: str, path: str) -> bool:
-    """Whether it compiles here, or loads: either takes long and shows no token."""
-    return _COMPILERS.has(function, path)
+# What a place is known for, as bits of one number.
+COLLECTIVE, WAIT, COMPILE, STEP, IDLE_LOOP, WORK_LOOP, REQUEST_QUEUE = (1 << bit for bit in range(7))
 
 
-def is_step(engine: str, function: str, path: str) -> bool:
-    """Whether the engine's own loop is in the middle of a step here."""
-    return _STEPS.get(engine, _NONE).has(function, path)
+class Uses:
+    """What the places in one engine's stacks are known for. A file is looked up once: ranks run the same ones."""
 
+    def __init__(self, engine: str) -> None:
+        self._tables = (
+            (COLLECTIVE, _COLLECTIVES),
+            (WAIT, _WAITS),
+            (COMPILE, _COMPILERS),  # it compiles here, or loads: either takes long and shows no token
+            (STEP, _STEPS.get(engine, _NONE)),  # the engine's own loop is in the middle of a step
+            (IDLE_LOOP, _IDLE_LOOPS.get(engine, _NONE)),
+            (WORK_LOOP, _WORK_LOOPS.get(engine, _NONE)),
+            (REQUEST_QUEUE, _REQUEST_QUEUES.get(engine, _NONE)),
+        )
+        self._files: dict[str, tuple[tuple[int, frozenset[str] | None], ...]] = {}
 
-def is_idle_loop(engine: str, function: str, path: str) -> bool:
-    return _IDLE_LOOPS.get(engine, _NONE).has(function, path)
-
-
-def is_work_loop(engine: str, function: str, path: str) -> bool:
-    return _WORK_LOOPS.get(engine, _NONE).has(function, path)
-
-
-def is_request_queue(engine: str, function: str, path: str) -> bool:
-    return _REQUEST_QUEUES.get(engine, _NONE).has(function, path)
+    def of(self, function: str, path: str) -> int:
+        """0 for a place that is not known."""
+        rows = self._files.get(path)
+        if rows is None:
+            rows = self._files[path] = tuple(
+                (use, functions) for use, table in self._tables for functions in table.functions_in(path)
+            )
+        found = 0
+        for use, functions in rows:
+            if functions is None or function in functions:
+                found |= use
+        return found

@@ -14,9 +14,10 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from sidecar.policy import places
+from sidecar.policy.places import Uses
 
 _MOST_FRAMES = 1000
 _KEPT_FRAMES = 24
@@ -47,9 +48,8 @@ class Spot:
     step: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """One call of a thread; `line` is 0 where it is not known."""
+class Frame(NamedTuple):
+    """One call of a thread; `line` is 0 where it is not known. A tuple, since a thousand ranks have many of them."""
 
     function: str
     path: str
@@ -74,30 +74,30 @@ def spot_of(threads: Sequence[Mapping[str, Any]], pid: int, engine: str) -> Spot
     The main thread is the one with the process's own id; a py-spy that sees another PID namespace's numbers still tells
     its name, `MainThread`. `engine` ("sglang", "vllm") chooses whose idle loop is known.
     """
-    return spot_in(frames_of(main_thread_of(threads, pid)), engine)
+    return spot_in(frames_of(main_thread_of(threads, pid)), Uses(engine))
 
 
-def spot_in(frames: list[Frame], engine: str) -> Spot | None:
+def spot_in(frames: Sequence[Frame], uses: Uses) -> Spot | None:
     """The place of a thread with these frames, the innermost first; None for no frames."""
     if not frames:
         return None
-    spot = _spot(frames, engine)
-    return replace(spot, step=True) if any(places.is_step(engine, f.function, f.path) for f in frames) else spot
+    known = [uses.of(frame.function, frame.path) for frame in frames]
+    spot = _spot(frames, known)
+    return replace(spot, step=True) if any(use & places.STEP for use in known) else spot
 
 
-def _spot(frames: list[Frame], engine: str) -> Spot:
-    idle = _idle(frames, engine)
+def _spot(frames: Sequence[Frame], known: list[int]) -> Spot:
+    idle = _idle(known)
     if idle is not None:
         return _waiting(Kind.IDLE, frames, idle)
     # From the outermost inwards: what is inside of a place in which a rank waits is how it waits, and it jitters.
     for at in range(len(frames) - 1, -1, -1):
-        function, path = frames[at].function, frames[at].path
-        if places.compiles(function, path):
+        if known[at] & places.COMPILE:
             return _waiting(Kind.COMPILE, frames, at)
-        if places.is_collective(function, path):
-            inside = any(places.compiles(f.function, f.path) for f in frames[:at])
+        if known[at] & places.COLLECTIVE:
+            inside = any(use & places.COMPILE for use in known[:at])
             return _waiting(Kind.COMPILE if inside else Kind.COLLECTIVE, frames, at)
-        if places.waits(function, path):
+        if known[at] & places.WAIT:
             return _waiting(Kind.WAIT, frames, at)
     innermost = frames[0]
     return Spot(Kind.RUN, innermost.name, _key(Kind.RUN, [_with_line(f) for f in frames]))
@@ -151,38 +151,36 @@ def frames_of(thread: Mapping[str, Any] | None) -> list[Frame]:
     """The thread's frames, the innermost first; what is no frame is left out."""
     found = []
     for frame in thread["frames"][:_MOST_FRAMES] if thread is not None else ():
-        if not isinstance(frame, Mapping):
+        if not isinstance(frame, dict):
             continue
         function, path, line = frame.get("name"), frame.get("filename"), frame.get("line")
         if isinstance(function, str) and isinstance(path, str):
             # From Python 3.11 on, py-spy tells qualified names (seen with 0.4.3): Condition.wait, f.<locals>.g.
             function = function.rpartition(".")[2]
-            known = isinstance(line, int) and not isinstance(line, bool) and 0 <= line < 10_000_000
-            found.append(Frame(function[:500], path[-500:], line if isinstance(line, int) and known else 0))
+            if type(line) is not int or not 0 <= line < 10_000_000:  # a bool is none either
+                line = 0
+            found.append(Frame(function[:500], path[-500:], line))
     return found
 
 
-def _idle(frames: list[Frame], engine: str) -> int | None:
-    """The index of the frame in which the engine's own loop waits for requests, or None.
+def _idle(known: list[int]) -> int | None:
+    """The index of the frame in which the engine's own loop waits for requests, or None; the outermost such one.
 
     It takes two: the loop's own frame, and inside of it a wait or nothing at all (a wait in C has no frame). With
     work inside of it, the loop is busy handling what it got.
     """
-    for at in range(len(frames) - 1, -1, -1):
-        frame = frames[at]
-        if places.is_idle_loop(engine, frame.function, frame.path):
-            inside = frames[:at]
-            if not inside or any(places.is_collective(f.function, f.path) or places.waits(f.function, f.path)
-                                 for f in inside):  # fmt: skip
-                return at
-        if at and places.is_work_loop(engine, frame.function, frame.path):
-            called = frames[at - 1]
-            if places.is_request_queue(engine, called.function, called.path):
-                return at - 1
-    return None
+    found = None
+    waits = True  # where nothing is inside, and then where a wait is
+    for at, use in enumerate(known):
+        if use & places.IDLE_LOOP and waits:
+            found = at
+        elif at and use & places.WORK_LOOP and known[at - 1] & places.REQUEST_QUEUE:
+            found = at - 1
+        waits = bool(use & (places.COLLECTIVE | places.WAIT)) or (waits and at > 0)
+    return found
 
 
-def _waiting(kind: Kind, frames: list[Frame], at: int) -> Spot:
+def _waiting(kind: Kind, frames: Sequence[Frame], at: int) -> Spot:
     """A spot that is known by the frame at `at`: what is inside of it is dropped, and so is its own line."""
     outside = [_with_line(frame) for frame in frames[at + 1 :]]
     return Spot(kind, frames[at].name, _key(kind, [frames[at].place, *outside]))

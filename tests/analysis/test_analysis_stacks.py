@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from recorded import case, explained, names
 
 from sidecar.policy.stacks import Frame
 from sidecar.recorder.analysis import rendering
@@ -17,6 +18,7 @@ from sidecar.recorder.analysis.rank_sets import Ranks, compact
 from sidecar.recorder.analysis.ras import behind
 from sidecar.recorder.analysis.reading import rank_of
 from sidecar.recorder.analysis.stacks import Dump, Merged, merge, walk
+from sidecar.recorder.analysis.threads import Reader
 
 FINDING = Finding("TP5 is late.", Judgement.STUCK, Confidence.HIGH, ("it is",), ("TP5",))
 
@@ -73,6 +75,77 @@ def test_the_json_says_the_same_without_depth() -> None:
     assert tree[by_name["encode"]["parent"]]["function"] == "loop"
     assert len([node for node in tree if node["function"].startswith("deep")]) == 900
     assert snapshot["places"]["TP5"]["name"] == "encode (encode.py:1)"
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_thread_of_every_rank_has_a_row(name: str) -> None:
+    """On recordings of real processes, counted anew from what py-spy said: which rank, which tree, the innermost frame
+    with its line, the GIL, whether it is active, and whether its stack changed since the first snapshot."""
+    told = case(name)
+    _, merged = explained(told)
+    snapshots = {made["name"]: made for made in rendering.document(merged, [])["snapshots"]}
+    for title, folder in (("first snapshot", "pyspy"), ("second snapshot", "pyspy2")):
+        found = told["documents"]
+        wanted = []
+        for rank in told["ranks"]:
+            before = found.get(f"pyspy/{rank['rank']}") if folder == "pyspy2" else None
+            threads = found.get(f"{folder}/{rank['rank']}") or ()
+            wanted += [raw_row(rank["rank"], thread, rank["pid"], before) for thread in threads]
+        assert (title in snapshots) == bool(wanted)
+        if wanted:
+            assert sorted(shown_rows(snapshots[title])) == sorted(wanted)
+
+
+def raw_row(rank: str, thread: Any, pid: int, before: Any) -> tuple[Any, ...]:
+    main = thread["os_thread_id"] == pid
+    tree = "" if main else "".join("N" if c.isdigit() else c for c in thread["thread_name"]).replace("NN", "N")
+    inner = thread["frames"][0] if thread["frames"] else None
+    file = "/".join(inner["filename"].split("/")[-2:]) if inner else ""
+    flags = 1 * thread["owns_gil"] + 2 * thread["active"]
+    if before is not None:
+        stacks = {one["os_thread_id"]: [(f["name"], f["filename"], f["line"]) for f in one["frames"]] for one in before}
+        now = [(f["name"], f["filename"], f["line"]) for f in thread["frames"]]
+        flags += 4 * (stacks.get(thread["os_thread_id"]) != now)
+    return (rank, tree, main, inner["name"].split(".")[-1] if inner else "", file, inner["line"] if inner else 0, flags)
+
+
+def shown_rows(snapshot: dict[str, Any]) -> list[tuple[Any, ...]]:
+    rows = []
+    for rank, tree, node, line, flags in snapshot["threads"]:
+        root = snapshot["trees"][tree]
+        at = root["nodes"][node] if node >= 0 else {"function": "", "file": ""}
+        rows.append((snapshot["ranks"][rank], root["thread"], root["main"], at["function"], at["file"], line, flags))
+    return rows
+
+
+def test_what_moved_between_two_snapshots_is_marked() -> None:
+    """Of ranks that wait for one that hangs none moved, and of a healthy engine's all did."""
+
+    def moved(name: str) -> set[bool]:
+        _, merged = explained(case(name))
+        second = rendering.document(merged, [])["snapshots"][1]
+        return {bool(flags & 4) for _, tree, _, _, flags in second["threads"] if second["trees"][tree]["main"]}
+
+    assert moved("lock") == {False}
+    assert moved("healthy-fast") == {True}
+
+
+def test_the_json_of_a_thousand_ranks_stays_small_whatever_they_do() -> None:
+    """With eight threads each; and where no two ranks have a frame in common: then frames are left out, and counted,
+    and a thread points at the innermost of its frames that is there."""
+    threads = [thread(*(f"f{d}" for d in range(16)), name=f"pool-{number}", pid=number + 1) for number in range(8)]
+    alike = [Dump(f"TP{n}", 1, threads) for n in range(1024)]
+    made = rendering.document([("s", merge(alike, "sglang"))] * 2, [])
+    assert len(json.dumps(made)) < 4 << 20
+    assert [len(one["threads"]) for one in made["snapshots"]] == [8192, 8192]
+    differ = [Dump(f"TP{n}", 1, [thread(*(f"f{d}_{n}" for d in range(64)))]) for n in range(1024)]
+    made = rendering.document([("s", merge(differ, "sglang"))] * 2, [])
+    assert len(json.dumps(made)) < 8 << 20
+    for one in made["snapshots"]:
+        nodes = one["trees"][0]["nodes"]
+        assert len(nodes) + one["dropped"] == 65_536
+        assert len(one["threads"]) == 1024
+        assert all(-1 <= node < len(nodes) for _, _, node, _, _ in one["threads"])
 
 
 def test_speedscope_has_every_thread_once() -> None:
@@ -215,4 +288,6 @@ def test_nothing_makes_it_raise(threads: list[Any], state: Any, other: Any) -> N
     rendering.text(FINDING, [("s", merged)], [])
     json.dumps(rendering.document([("s", merged)], []))
     json.dumps(rendering.speedscope([("s", merged)]))
-    rank_of("TP0", "worker", 7, "vllm", 2.0, (threads, other, threads), (state, other))
+    reader = Reader("vllm")
+    first, second = reader.threads(threads, 7), reader.threads(other, 7)
+    rank_of("TP0", "worker", 7, reader, 2.0, (first, second, first), (state, other))

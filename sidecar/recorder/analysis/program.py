@@ -21,14 +21,14 @@ from sidecar.recorder.analysis import rendering
 from sidecar.recorder.analysis.evidence import Behind, Case, Finding, Rank
 from sidecar.recorder.analysis.ras import behind
 from sidecar.recorder.analysis.reading import rank_of
-from sidecar.recorder.analysis.stacks import Dump, Merged, Merger
+from sidecar.recorder.analysis.stacks import Merged, Merger
+from sidecar.recorder.analysis.threads import Reader
 from sidecar.recorder.analysis.verdict import explain
 
 _MOST_BYTES = 8 << 20  # of one file
 _MOST_OF_ALL = 128 << 20
 _BEGINNING = 1 << 20
 _READING_SHARE = 0.6  # of the time
-_STACKS = ("pyspy", "pyspy2", "pyspy_native")
 _STATES = ("process", "process2")
 _TITLES = {"pyspy": "first snapshot", "pyspy2": "second snapshot", "pyspy_native": "with native frames"}
 
@@ -49,16 +49,19 @@ def main(order: str) -> None:
 def examine(told: dict[str, Any], read: Read, late: Any = ()) -> tuple[Finding, list[tuple[str, Merged]]]:
     """The finding, and the merged stacks of each snapshot of which there are any."""
     labels = [row["rank"] for row in told["ranks"]]
-    mergers = {folder: Merger(labels, told["engine"]) for folder in _STACKS}
+    reader = Reader(told["engine"])
+    first = Merger(labels, reader)
+    mergers = {"pyspy": first, "pyspy2": Merger(labels, reader, before=first), "pyspy_native": Merger(labels, reader)}
     ranks: list[Rank] = []
     for row in told["ranks"]:
-        threads = [read(f"{folder}/{row.get('label', row['rank'])}") for folder in _STACKS]
-        states = [read(f"{folder}/{row.get('label', row['rank'])}") for folder in _STATES]
-        for folder, found in zip(_STACKS, threads, strict=True):
-            if isinstance(found, list):
-                mergers[folder].add(Dump(row["rank"], row["pid"], found))
-        ranks.append(rank_of(row["rank"], row["role"], row["pid"], told["engine"], float(told["apart"]),
-                             (threads[0], threads[1], threads[2]), (states[0], states[1])))  # fmt: skip
+        name, pid = row.get("label", row["rank"]), row["pid"]
+        threads = {folder: reader.threads(read(f"{folder}/{name}"), pid) for folder in mergers}
+        states = [read(f"{folder}/{name}") for folder in _STATES]
+        for folder, merger in mergers.items():
+            merger.add(row["rank"], threads[folder])
+        ranks.append(rank_of(row["rank"], row["role"], pid, reader, float(told["apart"]),
+                             (threads["pyspy"], threads["pyspy2"], threads["pyspy_native"]),
+                             (states[0], states[1])))  # fmt: skip
     case = Case(
         reason=Reason(told["reason"]),
         ranks=tuple(ranks),

@@ -6,37 +6,38 @@ sort than expected counts as not there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sidecar.policy import places, stacks
+from sidecar.policy import places
 from sidecar.policy.stacks import Frame, Kind, Spot
 from sidecar.recorder.analysis import collectives
 from sidecar.recorder.analysis.evidence import Rank
-from sidecar.recorder.analysis.stacks import thread_name
+from sidecar.recorder.analysis.threads import Reader, Thread
 
 _TICKS = 100.0  # of a second: what the kernel tells user programs, on every architecture
 _MOST_LOCKED = 8
 
+Threads = Sequence[Thread]
+
 
 def rank_of(
-    label: str, role: str, pid: int, engine: str, apart: float,
-    stacks_of: tuple[Any, Any, Any], states: tuple[Any, Any],
+    label: str, role: str, pid: int, reader: Reader, apart: float,
+    stacks_of: tuple[Threads, Threads, Threads], states: tuple[Any, Any],
 ) -> Rank:  # fmt: skip
     """`stacks_of`: the first, the second and the native snapshot; `states`: the two process states; None for none."""
-    first, second, native = (_threads(threads) for threads in stacks_of)
+    first, second, native = stacks_of
     before, after = (state if isinstance(state, Mapping) else {} for state in states)
-    last = second or first
-    frames = stacks.frames_of(stacks.main_thread_of(last, pid))
-    spot = stacks.spot_in(frames, engine)
-    deep = stacks.frames_of(stacks.main_thread_of(native, pid))
+    frames = _main(second or first)
+    spot = reader.spot(frames)
+    deep = _main(native)
     state = after or before
     return Rank(
         label=label,
         role=role,
         pid=pid,
-        first=stacks.spot_of(first, pid, engine),
-        second=stacks.spot_of(second, pid, engine) if second else None,
+        first=reader.spot(_main(first)),
+        second=reader.spot(_main(second)),
         caller=_caller(frames, spot),
         library=_library(frames, deep, spot),
         native=collectives.native_call(deep) if spot is not None and spot.kind is Kind.RUN else "",
@@ -49,13 +50,18 @@ def rank_of(
     )
 
 
-def _library(frames: list[Frame], deep: list[Frame], spot: Spot | None) -> str:
+def _main(threads: Threads) -> tuple[Frame, ...]:
+    """The main thread comes first."""
+    return threads[0].frames if threads else ()
+
+
+def _library(frames: Sequence[Frame], deep: Sequence[Frame], spot: Spot | None) -> str:
     if spot is None or spot.kind not in (Kind.COLLECTIVE, Kind.RUN):
         return ""
     return collectives.family(deep) or collectives.family(frames)
 
 
-def _caller(frames: list[Frame], spot: Spot | None) -> str:
+def _caller(frames: Sequence[Frame], spot: Spot | None) -> str:
     """Who called the place in which it waits; "" where nobody did, and for a place that is no wait."""
     if spot is None or spot.kind in (Kind.RUN, Kind.IDLE):
         return ""
@@ -66,21 +72,17 @@ def _caller(frames: list[Frame], spot: Spot | None) -> str:
     return ""
 
 
-def _holder(first: list[Mapping[str, Any]], second: list[Mapping[str, Any]]) -> str:
+def _holder(first: Threads, second: Threads) -> str:
     """The thread that had the GIL in both snapshots, at the same line."""
-    held = [next((thread for thread in threads if thread.get("owns_gil") is True), None) for threads in (first, second)]
-    if held[0] is None or held[1] is None:
+    before, after = (next((thread for thread in threads if thread.gil), None) for threads in (first, second))
+    if before is None or after is None or before.id != after.id:
         return ""
-    before, after = (stacks.frames_of(thread) if isinstance(thread.get("frames"), list) else [] for thread in held
-                     if thread is not None)  # fmt: skip
-    if not before or before != after or _id(held[0]) != _id(held[1]):
+    if not before.frames or before.frames != after.frames:
         return ""
-    return f"{thread_name(held[1])} in {after[0].name}"
+    return f"{after.name} in {after.frames[0].name}"
 
 
-def _locked(
-    first: list[Mapping[str, Any]], second: list[Mapping[str, Any]], state: Mapping[str, Any]
-) -> tuple[str, ...]:
+def _locked(first: Threads, second: Threads, state: Mapping[str, Any]) -> tuple[str, ...]:
     """Threads that stand in code of the engine's own, in both snapshots, and which the kernel holds in a lock.
 
     A thread of a pool that has nothing to do waits in a lock too, but in the standard library's code.
@@ -88,19 +90,19 @@ def _locked(
     held = state.get("threads")
     rows = held if isinstance(held, list) else []
     locked = {
-        row.get("tid") for row in rows if isinstance(row, Mapping) and _text(row.get("wchan")).startswith("futex")
-    }
-    before = {_id(thread): stacks.frames_of(thread) for thread in first}
+        row["tid"] for row in rows
+        if isinstance(row, Mapping) and _text(row.get("wchan")).startswith("futex") and isinstance(row.get("tid"), int)
+    }  # fmt: skip
+    before = {thread.id: thread.frames for thread in first}
     found = []
     for thread in second:
-        frames = stacks.frames_of(thread)
-        if not frames or thread.get("os_thread_id") not in locked or before.get(_id(thread)) != frames:
+        if not thread.frames or thread.number not in locked or before.get(thread.id) != thread.frames:
             continue
-        inside = frames[0]
+        inside = thread.frames[0]
         if places.is_collective(inside.function, inside.path) or places.waits(inside.function, inside.path):
             continue
         if not inside.path.endswith(("concurrent/futures/thread.py", "/threading.py", "/queue.py")):
-            found.append(f"{thread_name(thread)} in {inside.name}")
+            found.append(f"{thread.name} in {inside.name}")
     return tuple(found[:_MOST_LOCKED])
 
 
@@ -127,17 +129,6 @@ def _wakes(before: Mapping[str, Any], after: Mapping[str, Any]) -> int | None:
 def _wchan(state: Mapping[str, Any]) -> str:
     said = _text(state.get("wchan"))
     return said if said.isidentifier() else ""
-
-
-def _threads(found: Any) -> list[Mapping[str, Any]]:
-    if not isinstance(found, list):
-        return []
-    return [thread for thread in found if isinstance(thread, Mapping) and isinstance(thread.get("frames"), list)]
-
-
-def _id(thread: Mapping[str, Any]) -> tuple[Any, str]:
-    number = thread.get("os_thread_id") or thread.get("thread_id")
-    return number if isinstance(number, int) else 0, thread_name(thread)
 
 
 def _part(state: Mapping[str, Any], name: str) -> Mapping[str, Any]:

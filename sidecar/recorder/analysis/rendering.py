@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 from typing import Any
 
 from sidecar.policy.stacks import place_of
@@ -11,25 +12,27 @@ from sidecar.recorder.analysis.stacks import Merged, Node, walk
 
 SCHEMA = "rankguard.dev/stacks/v1"
 _MOST_LINES = 5000  # of text
+_MOST_NODES = 40_000  # of all snapshots in the JSON, about 6 MB: who reads it may be a browser on a phone
+_MOST_STEPS = 200_000  # of all stacks in one profile, frame by frame
 _WIDTH = 72
 _DEEPEST = 40  # steps of indentation
 
 
 def text(finding: Finding, snapshots: Sequence[tuple[str, Merged]], notes: Sequence[str]) -> str:
     """The sentence and its reasons, then a tree for each snapshot."""
-    lines = [finding.sentence, f"confidence: {finding.confidence}", *(f"  - {reason}" for reason in finding.reasons)]
-    lines += [f"note: {note}" for note in notes]
-    for name, merged in snapshots:
-        lines += ["", *_snapshot(name, merged, merged.ranks.of(finding.apart))]
+    head = [finding.sentence, f"confidence: {finding.confidence}", *(f"  - {reason}" for reason in finding.reasons)]
+    head += [f"note: {note}" for note in notes]
+    trees = (_snapshot(name, merged, merged.ranks.of(finding.apart)) for name, merged in snapshots)
+    lines = list(islice(chain(head, chain.from_iterable(trees)), _MOST_LINES + 1))
     if len(lines) > _MOST_LINES:
-        left = len(lines) - _MOST_LINES
-        lines = [*lines[:_MOST_LINES], f"… {left} more lines; stacks.json has them"]
+        lines[-1] = "… and more lines; stacks.json has them"
     return "\n".join(lines) + "\n"
 
 
 def _snapshot(name: str, merged: Merged, apart: int) -> Iterator[str]:
     known = merged.main.ranks
     silent = merged.ranks.everybody & ~known
+    yield ""
     yield f"== {name}: {known.bit_count()} of {len(merged.ranks.labels)} ranks" + (
         f"; no stack of {merged.ranks.shown(silent)}" if silent else ""
     )
@@ -65,17 +68,31 @@ def _tree(root: Node, merged: Merged, apart: int) -> Iterator[str]:
 def document(snapshots: Sequence[tuple[str, Merged]], notes: Sequence[str]) -> dict[str, Any]:
     """Flat, since no depth is too deep then: a node names its parent by its place in the list, -1 for a tree's root.
 
-    `set` is the place of its ranks in `sets`, whose numbers are places in `ranks`.
+    `set` is the place of its ranks in `sets`, whose numbers are places in `ranks`. `threads` has a row for each thread
+    of each rank: the places of its rank, its tree and the node of its innermost frame (-1 where it has none), that
+    frame's line, and what is known of it, as bits: 1 it holds the GIL, 2 it is on a processor or in native code,
+    4 its stack is not what it was in the first snapshot.
     """
-    return {"schema": SCHEMA, "notes": list(notes), "snapshots": [_flat(name, merged) for name, merged in snapshots]}
+    most = _MOST_NODES // max(1, len(snapshots))
+    return {
+        "schema": SCHEMA,
+        "notes": list(notes),
+        "snapshots": [_flat(name, merged, most) for name, merged in snapshots],
+    }
 
 
-def _flat(name: str, merged: Merged) -> dict[str, Any]:
+def _flat(name: str, merged: Merged, most: int) -> dict[str, Any]:
     sets: dict[int, int] = {}
     trees = [("", merged.main), *sorted(merged.others.items())]
-    rows = [
-        {"thread": thread, "main": root is merged.main, "nodes": list(_nodes(root, sets))} for thread, root in trees
-    ]
+    written: dict[int, tuple[int, int]] = {}  # tree and place of each node, by the object's id
+    rows = []
+    dropped = 0
+    for number, (thread, root) in enumerate(trees):
+        nodes, places, left_out = _nodes(root, sets, most)
+        most -= len(nodes)
+        dropped += left_out
+        written |= {node: (number, place) for node, place in places.items()}
+        rows.append({"thread": thread, "main": root is merged.main, "nodes": nodes})
     return {
         "name": name,
         "ranks": list(merged.ranks.labels),
@@ -87,24 +104,34 @@ def _flat(name: str, merged: Merged) -> dict[str, Any]:
         },
         "sets": [_bits(ranks) for ranks in sets],
         "trees": rows,
-        "dropped": merged.dropped,
+        "threads": [[one.rank, *written[id(one.node)], one.line, one.flags] for one in merged.stands],
+        "dropped": merged.dropped + dropped,
+        "unlisted": merged.unlisted,
     }
 
 
-def _nodes(root: Node, sets: dict[int, int]) -> Iterator[dict[str, Any]]:
-    places: list[int] = []
-    for place, (node, depth, _) in enumerate(walk(root)):
-        del places[depth:]
-        yield {
-            "parent": places[-1] if places else -1,
+def _nodes(root: Node, sets: dict[int, int], most: int) -> tuple[list[dict[str, Any]], dict[int, int], int]:
+    """The first `most` nodes; the place of every node by its id, of one beyond those its caller's; and their number."""
+    nodes: list[dict[str, Any]] = []
+    places = {id(root): -1}
+    left_out = 0
+    for node, _, parent in walk(root):
+        above = places[id(parent)]
+        if len(nodes) >= most:
+            places[id(node)] = above
+            left_out += 1
+            continue
+        places[id(node)] = len(nodes)
+        nodes.append({
+            "parent": above,
             "function": node.function,
             "file": node.file,
             "lines": sorted(node.lines),
             "set": sets.setdefault(node.ranks, len(sets)),
             "threads": node.threads,
             "ends": node.ends,
-        }
-        places.append(place)
+        })  # fmt: skip
+    return nodes, places, left_out
 
 
 def _bits(ranks: int) -> list[int]:
@@ -134,13 +161,18 @@ def speedscope(snapshots: Sequence[tuple[str, Merged]]) -> dict[str, Any]:
 
 
 def _samples(roots: Sequence[Node], frames: dict[tuple[str, str], int]) -> tuple[list[list[int]], list[int]]:
-    samples, weights = [], []
+    samples: list[list[int]] = []
+    weights: list[int] = []
+    steps = 0
     for root in roots:
         path: list[int] = []
         for node, depth, _ in walk(root):
             del path[depth:]
             path.append(frames.setdefault((node.function, node.file), len(frames)))
             if node.ends:
+                steps += len(path)
+                if steps > _MOST_STEPS:  # a deep stack that ends everywhere has the square of its depth
+                    return samples, weights
                 samples.append(list(path))
                 weights.append(node.ends)
     return samples, weights

@@ -8,20 +8,20 @@ its lines, which jitter, tell no two nodes apart.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from sidecar.policy import stacks
-from sidecar.policy.stacks import Spot
+from sidecar.policy.stacks import Frame, Spot
 from sidecar.recorder.analysis.rank_sets import Ranks
+from sidecar.recorder.analysis.threads import Reader, Thread, visible
 
 MOST_RANKS = 4096
-_MOST_THREADS = 512  # of one rank
 _MOST_NODES = 100_000
 _MOST_LINES = 4  # of one node
+_MOST_STANDS = 50_000
 _DIGITS = re.compile(r"[0-9]+")
-_LONGEST = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +61,37 @@ class Holder:
     place: str
 
 
+# What is known of a thread, as bits of one number.
+GIL, ACTIVE = 1, 2
+CHANGED = 4  # its stack, lines included, is not what it was in the snapshot before
+
+
+@dataclass(frozen=True, slots=True)
+class Stand:
+    """One thread of one rank. `rank`: its place among the ranks. `node`: its innermost frame's, `root` where it has no
+    frames."""
+
+    rank: int
+    root: Node
+    node: Node
+    line: int
+    flags: int
+
+
 @dataclass(slots=True)
 class Merged:
     """`main` has the main threads, `others` one tree for each name of a thread, without its digits. The roots stand
-    for no frame. `spots`: where each rank's main thread stands. `dropped`: frames beyond what is kept."""
+    for no frame. `spots`: where each rank's main thread stands. `stands`: every thread, by ranks in the order in which
+    they came. `dropped`, `unlisted`: frames and threads beyond what is kept."""
 
     ranks: Ranks
     main: Node
     others: dict[str, Node]
     spots: dict[str, Spot]
     holders: list[Holder]
+    stands: list[Stand]
     dropped: int = 0
+    unlisted: int = 0
 
     @property
     def fingerprint(self) -> str:
@@ -80,59 +100,64 @@ class Merged:
 
 def merge(dumps: Sequence[Dump], engine: str) -> Merged:
     """One tree of every thread of every rank, the outermost frame first."""
-    merger = Merger((dump.rank for dump in dumps[:MOST_RANKS]), engine)
+    reader = Reader(engine)
+    merger = Merger((dump.rank for dump in dumps[:MOST_RANKS]), reader)
     for dump in dumps[:MOST_RANKS]:
-        merger.add(dump)
+        merger.add(dump.rank, reader.threads(dump.threads, dump.pid))
     return merger.merged
 
 
 class Merger:
-    """For dumps that come one by one, so that not all of them are in memory at once.
+    """For dumps that come one by one, so that not all of them are in memory at once."""
 
-    Places are looked up once for each stack that is different: the ranks of an engine run the same code.
-    """
-
-    def __init__(self, ranks: Iterable[str], engine: str) -> None:
-        self.merged = Merged(Ranks(ranks), Node("", ""), {}, {}, [])
-        self._engine = engine
+    def __init__(self, ranks: Iterable[str], reader: Reader, before: Merger | None = None) -> None:
+        """`before`: of the snapshot that this one is compared with; a rank is to be added there first."""
+        self.merged = Merged(Ranks(ranks), Node("", ""), {}, {}, [], [])
+        self._reader = reader
+        self._before = before
+        self._stacks: dict[str, dict[tuple[int, str], tuple[Frame, ...]]] = {}  # of each rank's threads
         self._nodes = 0
-        self._spots: dict[tuple[stacks.Frame, ...], Spot | None] = {}
-        self._names: dict[tuple[str, str], tuple[str, str]] = {}
+        self._files: dict[str, str] = {}
+        self._roots: dict[str, Node] = {}
 
-    def add(self, dump: Dump) -> None:
-        """Of a rank that was named at the beginning; any other is left out."""
-        bit = self.merged.ranks.bits.get(dump.rank, 0)
-        main = stacks.main_thread_of(dump.threads, dump.pid)
-        if main is None or not bit:
+    def add(self, rank: str, threads: Sequence[Thread]) -> None:
+        """Of a rank that was named at the beginning, its main thread first; any other is left out."""
+        bit = self.merged.ranks.bits.get(rank, 0)
+        if not bit or not threads:
             return
-        frames = stacks.frames_of(main)
-        self._thread(self.merged.main, frames, bit)
-        spot = self._spot(frames)
-        if spot is not None:
-            self.merged.spots[dump.rank] = spot
-        for thread in dump.threads[:_MOST_THREADS]:
-            if not isinstance(thread, Mapping) or not isinstance(thread.get("frames"), list):
-                continue
-            if thread.get("owns_gil") is True:
-                place = self._spot(stacks.frames_of(thread))
-                holder = Holder(dump.rank, thread_name(thread), thread is main, place.name if place else "")
-                self.merged.holders.append(holder)
-            if thread is not main:
-                root = self.merged.others.setdefault(_DIGITS.sub("N", thread_name(thread)), Node("", ""))
-                self._thread(root, stacks.frames_of(thread), bit)
+        before = self._before._stacks.get(rank) if self._before is not None else None
+        kept = self._stacks[rank] = {}
+        place = bit.bit_length() - 1
+        for thread in threads:
+            root = self.merged.main if thread.main else self._root(thread.name)
+            node = self._thread(root, thread.frames, bit)
+            kept[thread.id] = thread.frames
+            flags = GIL * thread.gil | ACTIVE * thread.active
+            if before is not None and before.get(thread.id) != thread.frames:
+                flags |= CHANGED
+            if len(self.merged.stands) < _MOST_STANDS:
+                line = thread.frames[0].line if thread.frames else 0
+                self.merged.stands.append(Stand(place, root, node, line, flags))
+            else:
+                self.merged.unlisted += 1
+            spot = self._reader.spot(thread.frames) if thread.main or thread.gil else None
+            if thread.main and spot is not None:
+                self.merged.spots[rank] = spot
+            if thread.gil:
+                self.merged.holders.append(Holder(rank, thread.name, thread.main, spot.name if spot else ""))
 
-    def _spot(self, frames: list[stacks.Frame]) -> Spot | None:
-        key = tuple(frames)
-        if key not in self._spots:
-            self._spots[key] = stacks.spot_in(frames, self._engine)
-        return self._spots[key]
+    def _root(self, name: str) -> Node:
+        root = self._roots.get(name)
+        if root is None:
+            root = self._roots[name] = self.merged.others.setdefault(_DIGITS.sub("N", name), Node("", ""))
+        return root
 
-    def _thread(self, root: Node, frames: list[stacks.Frame], bit: int) -> None:
+    def _thread(self, root: Node, frames: tuple[Frame, ...], bit: int) -> Node:
         node = root
         node.ranks |= bit
         node.threads += 1
-        for done, frame in enumerate(reversed(frames)):
-            key = self._key(frame)
+        for done, (function, path, line) in enumerate(reversed(frames)):
+            key = visible(function), self._file(path)
             child = node.children.get(key)
             if child is None:
                 if self._nodes >= _MOST_NODES:
@@ -143,27 +168,16 @@ class Merger:
             node = child
             node.ranks |= bit
             node.threads += 1
-            if frame.line and frame.line not in node.lines and len(node.lines) < _MOST_LINES:
-                node.lines.append(frame.line)
+            if line and line not in node.lines and len(node.lines) < _MOST_LINES:
+                node.lines.append(line)
         node.ends += 1
+        return node
 
-    def _key(self, frame: stacks.Frame) -> tuple[str, str]:
-        key = frame.function, frame.path
-        found = self._names.get(key)
+    def _file(self, path: str) -> str:
+        found = self._files.get(path)
         if found is None:
-            found = self._names[key] = visible(frame.function), visible("/".join(frame.path.split("/")[-2:]))
+            found = self._files[path] = visible("/".join(path.split("/")[-2:]))
         return found
-
-
-def thread_name(thread: Mapping[str, Any]) -> str:
-    name = thread.get("thread_name")
-    return visible(name) if isinstance(name, str) and name else "a thread without a name"
-
-
-def visible(text: str) -> str:
-    """Printable and short: names come from the process that failed."""
-    text = text[:_LONGEST]
-    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
 
 
 def walk(root: Node) -> Iterator[tuple[Node, int, Node]]:
