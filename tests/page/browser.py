@@ -136,10 +136,11 @@ def run(page: Page, expression: str) -> Any:
         session.detach()
 
 
-def findings(page: Page) -> list[str]:
-    """What axe finds serious or critical in the page as it stands, one line each."""
-    run(page, files("axe_playwright_python").joinpath("axe.min.js").read_text() + "; 0")
-    result = run(page, "axe.run(document, {resultTypes: ['violations']}).then(r => r.violations)")
+def findings(page: Page, within: str = "html") -> list[str]:
+    """What axe finds serious or critical in a part of the page as it stands, one line each."""
+    if not run(page, "'axe' in window"):
+        run(page, files("axe_playwright_python").joinpath("axe.min.js").read_text() + "; 0")
+    result = run(page, f"axe.run({within!r}, {{resultTypes: ['violations']}}).then(r => r.violations)")
     return [
         f"{found['impact']}: {found['id']}: {found['help']}: {[node['target'] for node in found['nodes'][:5]]}"
         for found in result
@@ -161,10 +162,14 @@ def open_all(page: Page) -> Iterator[str]:
         tab.click()
         settled(page)
         yield f"tab {tab.inner_text()}"
-    for details in page.locator("main details:not([open]) > summary").locator("visible=true").all():
-        details.click()
+    closed = page.locator("main details:not([open]) > summary").locator("visible=true")
+    for _ in range(20):  # a page may hold any number, and each may open on more
+        if closed.count() == 0:
+            return
+        name = closed.first.inner_text()[:60]
+        closed.first.click()
         settled(page)
-        yield f"details {details.inner_text()[:60]}"
+        yield f"details {name}"
 
 
 def overflow(page: Page) -> int:
