@@ -1,4 +1,4 @@
-"""`rankguard view`: the API over a dump folder, of one pod or of a whole volume, with no sidecar running."""
+"""`rankguard view`: the page and its API over a dump folder, of a pod or of a whole volume, with no sidecar running."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _DEFAULT_DUMP_DIR = Settings().dump_dir
 _DEFAULT_API = str(Settings().api_listen)
 
 
-@click.command(short_help="The API over a dump folder, of one pod or of a whole volume.")
+@click.command(short_help="The page and its API over a dump folder, of one pod or of a whole volume.")
 @click.option("--dump-dir", metavar="DIR", envvar="RANKGUARD_DUMP_DIR", default=_DEFAULT_DUMP_DIR, show_default=True,
               help="The folder with the incidents, of one pod or of a whole volume.")  # fmt: skip
 @click.option("--api-listen", metavar="HOST:PORT", envvar="RANKGUARD_API_LISTEN", default=_DEFAULT_API,
@@ -41,9 +41,10 @@ def view(
     scan_period: str,
     log_format: str,
 ) -> None:
-    """Serve the incidents of a dump folder: the API of the sidecar's port for people, over all pods of a volume.
+    """Serve the incidents of a dump folder: the page and the API of the sidecar's port for people, over all pods of a
+    volume.
 
-    It watches nothing, and reads the files alone. GET / says which addresses there are. Ends on SIGTERM.
+    It watches nothing, and reads the files alone. GET /api/v1 says which addresses there are. Ends on SIGTERM.
     """
     api_token_file = api_token_file or None
     try:

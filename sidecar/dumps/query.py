@@ -13,6 +13,9 @@ from sidecar.errors import SettingError
 MOST_ROWS = 500
 _FLAGS = {"true": True, "false": False}
 _WORDS = ("reason", "cause", "rank", "engine")  # compared with the row's, in any case
+_SEARCHED = (
+    "path", "reason", "summary", "sentence", "confidence", "rank", "cause", "engine", "outcome", "unreadable",
+)  # fmt: skip
 KNOWN = (*_WORDS, "namespace", "pod", "q", "since", "until", "sealed", "pinned", "unreadable", "limit", "before")
 
 
@@ -107,8 +110,7 @@ def _flag(key: str, value: str) -> bool:
 
 
 def _haystack(row: Row) -> str:
-    words = [
-        text(row, key) for key in ("path", "reason", "summary", "rank", "cause", "engine", "outcome", "unreadable")
-    ]
+    words = [text(row, key) for key in _SEARCHED]
+    words += row.get("apart") or []
     words += [text(part(row, "pod"), key) for key in ("namespace", "name", "node")]
     return " ".join(words).lower()

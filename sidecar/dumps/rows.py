@@ -5,23 +5,29 @@ from __future__ import annotations
 from typing import Any
 
 from sidecar.dumps.folder import Entry
-from sidecar.dumps.values import first_failure, part, parts
+from sidecar.dumps.values import first_failure, part, parts, text
 from sidecar.system.clock import stamp
 
 Row = dict[str, Any]
 _LONGEST = 1_000  # characters of one text of a row that is kept
+_MOST_NAMES = 32  # of ranks that stand apart; where more do, the sentence says how many
+_LONGEST_NAME = 64
 
 
 def row_of(entry: Entry) -> Row:
     record = entry.record
     first = first_failure(record)
     termination = part(record, "termination")
+    verdict = part(record, "verdict")
     return {
         "id": entry.id,
         "path": entry.path,
         "time": stamp(entry.wall),
         "reason": record.get("reason"),
         "summary": record.get("summary"),
+        "sentence": text(verdict, "sentence"),
+        "confidence": text(verdict, "confidence"),
+        "apart": _names(verdict.get("apart")),
         "rank": first.get("rank"),
         "cause": first.get("cause"),
         "engine": record.get("engine"),
@@ -38,7 +44,13 @@ def row_of(entry: Entry) -> Row:
 
 def clipped(row: Row) -> Row:
     """A row of bounded size, whatever the record's values are: a catalog keeps thousands."""
-    return {key: _small(value) for key, value in row.items()}
+    return {key: value if key == "apart" else _small(value) for key, value in row.items()}
+
+
+def _names(value: object) -> list[str]:
+    """The first of them, each cut."""
+    names = [name for name in value if isinstance(name, str)] if isinstance(value, list) else []
+    return [name[:_LONGEST_NAME] for name in names[:_MOST_NAMES]]
 
 
 def _small(value: object) -> object:

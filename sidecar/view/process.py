@@ -1,4 +1,5 @@
-"""`rankguard view`: the API over a dump folder, with no watching. One process, which owns nothing but its event loop.
+"""`rankguard view`: the page and its API over a dump folder, with no watching. One process, which owns nothing but its
+event loop.
 
 The volume may hang or be gone at any time: whoever asks is told so, and it is looked at again.
 """
@@ -15,30 +16,37 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 
 from sidecar.log import Log
+from sidecar.version import VERSION
 from sidecar.view.metrics import VolumeMetrics
 from sidecar.view.sums import VolumeSums
 from sidecar.view.survey import Survey, survey
 from sidecar.view.writes import add_writes
-from sidecar.web.apps import bare_app, json_answer, people_base
-from sidecar.web.gate import Gate, TokenFile
+from sidecar.web.apps import About, People, bare_app, json_answer, people_base
+from sidecar.web.gate import Gate
 from sidecar.web.library import Library
+from sidecar.web.news import News
 from sidecar.web.pool import Pool
 from sidecar.web.server import App, QuietServer
+from sidecar.web.tickets import Tickets
+from sidecar.web.token_file import TokenFile
 from sidecar.web.worker import Worker
 
 SILENT = 120.0  # seconds that one look may take before the volume counts as silent
-_HELLO = """Rankguard, over a dump folder. This port has an API, in JSON:
+_HELLO = """Rankguard, over a dump folder. GET / is the page, for a browser. This port has an API, in JSON:
 
+GET    /api/v1/about                                what runs here, of which version
 GET    /api/v1/incidents                            a page of incidents, newest first
 GET    /api/v1/incidents/{id}                       one incident's record
 GET    /api/v1/incidents/{id}/artifacts/{path}      one of its files
 GET    /api/v1/incidents/{id}/bundle                all of them, as .tar.gz
+GET    /api/v1/events                               what changes, as it does, as server-sent events
+POST   /api/v1/tickets                              {"path": ...}: a ticket to download that file without the token
 PUT    /api/v1/incidents/{id}/pin                   keep it, whatever the limits say (DELETE: no longer)
 DELETE /api/v1/incidents/{id}                       remove it
 
 On a volume of many pods {id} is {namespace}/{pod}/{id}. The list takes limit, before (the "next" of the last page),
-since, until, namespace, pod, reason, cause, rank, engine, sealed, pinned, unreadable, and q for words in its text. The
-last two lines above need --write.
+since, until, namespace, pod, reason, cause, rank, engine, sealed, pinned, unreadable, and q for words in its text. PUT
+and DELETE need --write.
 """
 
 
@@ -78,10 +86,12 @@ async def _life(options: ViewOptions, api: list[socket.socket], machines: list[s
         asyncio.get_running_loop().add_signal_handler(number, ended.set)
     library = Library(options.dump_dir, Pool("volume"))
     metrics = VolumeMetrics()
-    people = people_base(library, _HELLO)
-    add_writes(people, library, json_answer, log, options.write)
-    token = TokenFile(options.api_token_file, log) if options.api_token_file else None
-    serving: list[tuple[App, list[socket.socket]]] = [(Gate(people, token), api)]
+    news, tickets = News(library), Tickets()
+    about = About(kind="viewer", version=VERSION, write=options.write, dump_dir=options.dump_dir, pod=None)
+    app = people_base(People(library=library, news=news, tickets=tickets, about=about, hello=_HELLO))
+    add_writes(app, library, json_answer, log, options.write)
+    token = TokenFile(options.api_token_file, log, tickets.renew) if options.api_token_file else None
+    serving: list[tuple[App, list[socket.socket]]] = [(Gate(app, token, tickets), api)]
     if machines:
         serving.append((_machine_app(metrics), machines))
     servers = [(QuietServer(app), sockets) for app, sockets in serving]
@@ -92,6 +102,7 @@ async def _life(options: ViewOptions, api: list[socket.socket], machines: list[s
             log("listening", address=sock.getsockname()[0], port=sock.getsockname()[1], api=sockets is api)
     await ended.wait()
     looking.cancel()
+    news.close()
     for server, _ in servers:
         server.stop()
     await asyncio.wait(tasks, timeout=3.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Awaitable
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from fastapi import FastAPI, Request
@@ -14,18 +15,48 @@ from starlette.exceptions import HTTPException
 
 from sidecar.web.incidents import add_incidents
 from sidecar.web.library import Library
+from sidecar.web.news import News
+from sidecar.web.page_files import add_page
 from sidecar.web.server import WAITED
+from sidecar.web.stream import add_events
+from sidecar.web.tickets import Tickets, add_tickets
 
-_HELLO = """Rankguard, beside an engine. This port has an API, in JSON:
+_HELLO = """Rankguard, beside an engine. GET / is the page, for a browser. This port has an API, in JSON:
 
+GET  /api/v1/about                                 what runs here, of which version
 GET  /api/v1/status                                what is watched, and how it is
 GET  /api/v1/ranks                                 the ranks
 GET  /api/v1/incidents                             a page of incidents, newest first
 GET  /api/v1/incidents/{id}                        one incident's record
 GET  /api/v1/incidents/{id}/artifacts/{path}       one of its files
 GET  /api/v1/incidents/{id}/bundle                 all of them, as .tar.gz
+GET  /api/v1/events                                what changes, as it does, as server-sent events
+POST /api/v1/tickets                               {"path": ...}: a ticket to download that file without the token
 POST /api/v1/captures                              save the evidence of the engine as it is now
 """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class About:
+    """What runs here. `kind` is `sidecar` or `viewer`, `write` whether incidents may be removed and pinned, `pod` the
+    sidecar's own (`namespace`, `name`), None where there is none."""
+
+    kind: str
+    version: str
+    write: bool
+    dump_dir: str
+    pod: dict[str, str] | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class People:
+    """What the sidecar's port for people and the viewer's have in common. `hello` is what GET /api/v1 says."""
+
+    library: Library
+    news: News
+    tickets: Tickets
+    about: About
+    hello: str = _HELLO
 
 
 class View(Protocol):
@@ -83,9 +114,9 @@ def machine_app(view: View) -> FastAPI:
     return app
 
 
-def people_app(view: View, library: Library) -> FastAPI:
-    """The API under /api/v1, in JSON, errors too: `{"error": "what was wrong"}`."""
-    app = people_base(library, _HELLO)
+def people_app(view: View, people: People) -> FastAPI:
+    """The page, and the API under /api/v1, in JSON, errors too: `{"error": "what was wrong"}`."""
+    app = people_base(people)
 
     async def status() -> Response:
         return json_answer(view.status())
@@ -104,21 +135,26 @@ def people_app(view: View, library: Library) -> FastAPI:
     return app
 
 
-def people_base(library: Library, hello: str) -> FastAPI:
-    """What the sidecar's port for people and the viewer's have in common: the incidents, and errors in JSON. `hello`
-    is what GET / says.
-    """
+def people_base(people: People) -> FastAPI:
+    """The page, the incidents, the news, and errors in JSON."""
     app = bare_app()
 
     async def root() -> Response:
-        return Response(hello, media_type="text/plain")
+        return Response(people.hello, media_type="text/plain")
+
+    async def about() -> Response:
+        return json_answer(asdict(people.about))
 
     async def refused(_: Request, error: Exception) -> Response:
         code, text, headers = _told(error)
         return json_answer({"error": text}, code, headers)
 
-    app.add_api_route("/", root, methods=["GET", "HEAD"], response_model=None)
-    add_incidents(app, library, json_answer)
+    add_page(app)
+    app.add_api_route("/api/v1", root, methods=["GET", "HEAD"], response_model=None)
+    app.add_api_route("/api/v1/about", about, methods=["GET", "HEAD"], response_model=None)
+    add_incidents(app, people.library, json_answer)
+    add_events(app, people.news)
+    add_tickets(app, people.tickets, json_answer)
     app.add_exception_handler(HTTPException, refused)
     app.add_exception_handler(Exception, refused)
     return app

@@ -27,10 +27,10 @@ from sidecar.settings import Launch
 from sidecar.system.memory import OwnMemory
 from sidecar.system.programs import find_pyspy
 from sidecar.version import VERSION
-from sidecar.web.apps import machine_app, people_app
+from sidecar.web.apps import About, People, machine_app, people_app
 from sidecar.web.counters import seeded
 from sidecar.web.doctor import Doctor
-from sidecar.web.gate import Gate, TokenFile
+from sidecar.web.gate import Gate
 from sidecar.web.hooks import Hooks
 from sidecar.web.keeper import CountersFile, counters_path
 from sidecar.web.kubernetes.cluster import Cluster
@@ -40,9 +40,12 @@ from sidecar.web.link import PATIENCE, GuardLink
 from sidecar.web.listen import adopt, bind_patiently, is_loopback
 from sidecar.web.liveness.monitor import Monitor
 from sidecar.web.metrics import Metrics
+from sidecar.web.news import News
 from sidecar.web.pool import Pool
 from sidecar.web.server import App, QuietServer
 from sidecar.web.state import EngineState, state_from
+from sidecar.web.tickets import Tickets
+from sidecar.web.token_file import TokenFile
 
 LOAD_SECONDS = 1.0  # the start waits this long for the counters on the volume, so that no scrape sees a 0 before them
 RECORD_LIMIT = 4 << 20  # bytes of a record that is read here, beside everything else; the viewer takes more
@@ -85,6 +88,8 @@ class Web:
         )
         self._doctor = Doctor(launch, log, self._metrics.show_rights)
         self._hooks = Hooks(settings, self._cluster.pod, self._link.tell, log)
+        self._library = Library(settings.dump_dir, Pool("incidents"), RECORD_LIMIT)
+        self._news = News(self._library, self._engine_now)
 
     async def run(self) -> None:
         """Serve until SIGTERM, or until the supervisor is gone. Raises what a port failed with."""
@@ -98,19 +103,21 @@ class Web:
         loop.add_reader(self._control.fileno(), self._on_control)
 
         await self._ledger.start(LOAD_SECONDS)
-        token = TokenFile(settings.api_token_file, self._log) if settings.api_token_file else None
+        tickets = Tickets()
+        file = settings.api_token_file
+        token = TokenFile(file, self._log, tickets.renew) if file else None
         ended = asyncio.create_task(self._ended.wait())
         monitoring = asyncio.create_task(self._monitor.run())
         rounds = asyncio.create_task(self._doctor.run())
         cluster = asyncio.create_task(self._cluster.run())
-        library = Library(settings.dump_dir, Pool("incidents"), RECORD_LIMIT)
-        people = Gate(people_app(self, library), token)
+        people = People(library=self._library, news=self._news, tickets=tickets, about=self._about())
+        gate = Gate(people_app(self, people), token, tickets)
         ports = {
             "listen": asyncio.create_task(
                 self._port("listen", settings.listen, machine_app(self), loopback_only=False)
             ),
             "api_listen": asyncio.create_task(
-                self._port("api_listen", settings.api_listen, people, loopback_only=token is None)
+                self._port("api_listen", settings.api_listen, gate, loopback_only=token is None)
             ),
         }
         # What was imported stays for good: the collector need not walk it again, nor write into its pages.
@@ -128,6 +135,7 @@ class Web:
             rounds.cancel()
             cluster.cancel()
             loop.remove_reader(self._control.fileno())
+            self._news.close()
             for setting, task in ports.items():
                 if setting in self._servers:
                     self._servers[setting].stop()
@@ -189,6 +197,7 @@ class Web:
             self._monitor.on_state(self._state)
             self._doctor.on_state(self._state)
             self._cluster.on_state(self._state)
+            self._news.happened()
         elif message["type"] == "hook_done":
             self._hooks.on_done(message)
         else:
@@ -202,6 +211,7 @@ class Web:
         self._doctor.on_state(None)
         self._hooks.on_away()
         self._cluster.on_state(None)
+        self._news.happened()
 
     def _count_trouble(self, operation: str) -> None:
         self._ledger.count("kubernetes_errors", (operation,))
@@ -236,22 +246,32 @@ class Web:
     def metrics(self, accept: str, compress: bool) -> tuple[str, bytes]:
         return self._metrics.render(accept, compress)
 
+    def _about(self) -> About:
+        settings = self._launch.settings
+        pod = {"namespace": settings.pod_namespace, "name": settings.pod_name} if settings.pod_name else None
+        return About(kind="sidecar", version=VERSION, write=False, dump_dir=settings.dump_dir, pod=pod)
+
+    def _engine_now(self) -> dict[str, Any]:
+        """What changes of the status while one looks at it."""
+        state = self._state
+        return {
+            "state": state.state if state else None,
+            "engine": state.engine if state else None,
+            "ranks_expected": state.expected if state else None,
+            "ranks_up": sum(rank.up for rank in state.counted()) if state else None,
+            "incident": (state.incident or None) if state else None,
+            "ready": self.readiness()[0],
+        }
+
     def status(self) -> dict[str, Any]:
         state, settings = self._state, self._launch.settings
         healthy, health = self.health()
-        ready, detail = self.readiness()
-        counted = state.counted() if state else ()
         return {
             "version": VERSION,
             "healthy": healthy,
             "health": health,
-            "ready": ready,
-            "ready_detail": detail,
-            "state": state.state if state else None,
-            "engine": state.engine if state else None,
-            "ranks_expected": state.expected if state else None,
-            "ranks_up": sum(rank.up for rank in counted) if state else None,
-            "incident": (state.incident or None) if state else None,
+            "ready_detail": self.readiness()[1],
+            **self._engine_now(),
             "capabilities": dict(state.features) if state else {},
             "checks": self._doctor.status(),
             "incidents_total": {labels[0]: n for labels, n in self._counts.counters["incidents"].items()},

@@ -240,7 +240,7 @@ def test_strangers_get_nothing(viewer):
     """A page of another host behind the same port-forward, and a name that was bound to 127.0.0.1."""
     for headers in ({"host": "evil.example"}, {"origin": "http://evil.example"}, {"origin": "null"}):
         assert viewer.ask("/api/v1/incidents", headers=headers).status_code == 403
-    hello = viewer.ask("/")
+    hello = viewer.ask("/api/v1")
     assert hello.headers["content-type"].startswith("text/plain")
     assert "/api/v1/incidents/{id}/bundle" in hello.text
     for path in ("/metrics", "/api/v1/status", "/docs", "/openapi.json"):
