@@ -92,14 +92,15 @@ class Catalog:
         there = set()
         for home in homes(root, closed):
             there.add(home.above)
-            found += self._incidents(home)
+            found += self.incidents(home)
         for above in [above for above in list(self._homes) if above not in there]:
             self._homes.pop(above, None)
         found.sort(reverse=True)
         return found, closed
 
-    def _incidents(self, home: Home) -> list[Key]:
-        stamp, settled = _stamped(os.fstat(home.fd))
+    def incidents(self, home: Home) -> list[Key]:
+        """Those in one folder, in no order."""
+        stamp, settled = stamped(os.fstat(home.fd))
         kept = self._homes.get(home.above)
         if kept is not None and kept[0] == stamp:
             return kept[1]
@@ -109,12 +110,17 @@ class Catalog:
         return found
 
     def _row(self, parents: _Parents, path: str) -> Row | None:
-        above, _, name = path.rpartition("/")
-        parent = parents.get(above)
-        info = None if parent is None else lstat(parent, name)
-        if parent is None or info is None:
-            return None  # gone meanwhile
-        stamp, settled = _stamped(info)
+        parent = parents.get(path.rpartition("/")[0])
+        return None if parent is None else self.row(parent, path)
+
+    def row(self, parent: int, path: str, info: os.stat_result | None = None) -> Row | None:
+        """The row of the incident at `path`, whose folder is in the open one; None where it is gone. `info` is what
+        `lstat` says of it, where that is known."""
+        name = path.rpartition("/")[2]
+        info = info or lstat(parent, name)
+        if info is None:
+            return None
+        stamp, settled = stamped(info)
         kept = self._rows.get(path)
         if kept is not None and kept[0] == stamp:
             return kept[1]
@@ -145,7 +151,7 @@ class _Parents:
         return self._open[above]
 
 
-def _stamped(info: os.stat_result) -> tuple[Stamp, bool]:
+def stamped(info: os.stat_result) -> tuple[Stamp, bool]:
     """What tells a folder from its next state, and whether it would tell."""
     return (info.st_ino, info.st_mtime_ns, info.st_ctime_ns), abs(time.time() - info.st_mtime) > _SETTLED
 

@@ -15,8 +15,8 @@ alone; its bytes count, its place does not.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 
 from sidecar.model import PodInfo
 
@@ -46,6 +46,19 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True)
+class Keeping:
+    """What a pod's settings say. `volume_limit`: the volume's own, of which a share is used. `headroom`: bytes that
+    should be free for large files before there is an incident; repeats are collapsed for it."""
+
+    max_count: int | None
+    max_bytes: int | None
+    max_age: float | None = None
+    volume_limit: int | None = None
+    free_floor: int = 0
+    headroom: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """None means no such limit. `max_age` and `protect_unsealed_seconds` are seconds, `now` seconds since the epoch.
 
@@ -62,36 +75,38 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Remove the incident `id`; or, where `repeat_of` names the first of its signature, collapse it."""
+    """Remove the incident `id`; or, where `repeat_of` names the first of its signature, collapse it. `why` is the limit
+    that asks for it: `age`, `bytes` or `number`."""
 
     id: str
     repeat_of: str = ""
+    why: str = field(default="", compare=False)
 
 
 def plan(incidents: Sequence[Kept], limits: Limits) -> list[Step]:
     """What to do, in this order. The order of `incidents` does not matter; equal times go by id."""
     ordered = sorted(incidents, key=lambda kept: (kept.wall, kept.id))
     aged = [kept for kept in ordered if _over_age(kept, limits) and not _protected(kept, limits)]
-    steps = [Step(kept.id) for kept in aged]
+    steps = [Step(kept.id, why="age") for kept in aged]
     gone = {kept.id for kept in aged}
     left = [kept for kept in ordered if kept.id not in gone]
     firsts = _firsts(left)
     collapsing = _collapsing(left, firsts, limits)
-    steps += [Step(kept.id, firsts[kept.signature].id) for kept in collapsing]
+    steps += [Step(kept.id, firsts[kept.signature].id, "bytes") for kept in collapsing]
     small = {kept.id for kept in collapsing}
     sizes = {kept.id: kept.core if kept.id in small else kept.bytes for kept in left}
     count, size = sum(not kept.others for kept in left), sum(sizes.values())
-    removed = []
+    removed: dict[str, Step] = {}
     for kept in sorted(left, key=lambda kept: _is_first(kept, firsts)):  # stable: the oldest first among either
         if _within(count, limits.max_count) and _within(size, limits.max_bytes):
             break
         if kept.others or _protected(kept, limits):
             continue
-        removed.append(kept.id)
+        removed[kept.id] = Step(kept.id, why="bytes" if _within(count, limits.max_count) else "number")
         count -= 1
         size -= sizes[kept.id]
     # Nothing is rewritten that goes altogether.
-    return [step for step in steps if step.id not in removed] + [Step(name) for name in removed]
+    return [step for step in steps if step.id not in removed] + list(removed.values())
 
 
 def choose(incidents: Sequence[Kept], limits: Limits) -> list[str]:
@@ -106,6 +121,40 @@ def quota(max_bytes: int | None, volume_limit: int | None, other_bytes: int = 0)
         return max_bytes
     share = max(0, int(volume_limit * VOLUME_SHARE) - other_bytes)
     return share if max_bytes is None else min(max_bytes, share)
+
+
+def room_for(keeping: Keeping, incident_bytes: int, other_bytes: int, free_bytes: int) -> int:
+    """Bytes that large files may still take, all together. `free_bytes` are free on the volume."""
+    free = free_bytes - keeping.free_floor
+    most = quota(keeping.max_bytes, keeping.volume_limit, other_bytes)
+    return max(0, free if most is None else min(free, most - incident_bytes))
+
+
+def limits_for(
+    keeping: Keeping, incident_bytes: int, other_bytes: int, free_bytes: int, now: float, wanted: int
+) -> Limits:
+    """The limits for one look at the folder, where `wanted` bytes should be free if collapsing repeats can do it."""
+    most = quota(keeping.max_bytes, keeping.volume_limit)
+    if most is not None:
+        wanted = min(wanted, most // 2)  # not all that is there is given up for what may come
+    lacking = wanted - room_for(keeping, incident_bytes, other_bytes, free_bytes)
+    return Limits(
+        keeping.max_count, quota(keeping.max_bytes, keeping.volume_limit, other_bytes), keeping.max_age, now,
+        wanted=max(0, keeping.free_floor - free_bytes, lacking),
+    )  # fmt: skip
+
+
+def marked(
+    incidents: Sequence[Kept], open_ids: Collection[str], max_age: float | None, now: float, newest_too: bool
+) -> list[Kept]:
+    """Each incident, with what must not be touched marked so: those that somebody writes or is about to take up, and
+    with `newest_too` (no incident is ours) the newest, which another recorder may just have sealed."""
+    fixed = set(open_ids)
+    if newest_too:
+        newest = max((kept for kept in incidents if not kept.others), key=lambda kept: kept.wall, default=None)
+        if newest is not None and (max_age is None or now - newest.wall <= max_age):
+            fixed.add(newest.id)
+    return [replace(kept, protected=True) if kept.id in fixed else kept for kept in incidents]
 
 
 def of_another_pod(theirs: PodInfo, ours: PodInfo) -> bool:

@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 
+from sidecar.keeping import keeping_of
 from sidecar.log import Log
 from sidecar.messages import Channel
 from sidecar.recorder.capture.base import Scene
@@ -55,14 +56,15 @@ def main(guard_fd: int, launch_fd: int, history_fd: int = -1) -> None:
     pyspy = find_pyspy(launch.python, os.environ.get("PATH", ""))
     if not pyspy:
         log("py-spy not found", beside=launch.python)
+    keeping = keeping_of(settings)
     store = Store(
         settings.dump_dir,
-        settings.dump_max_incidents,
-        settings.dump_max_bytes,
-        max_age=settings.dump_max_age,
-        volume_limit=settings.dump_volume_limit,
-        free_floor=settings.dump_free_floor,
-        headroom=settings.coredump_max_bytes if "cuda_coredump" in settings.captures else 0,
+        keeping.max_count,
+        keeping.max_bytes,
+        max_age=keeping.max_age,
+        volume_limit=keeping.volume_limit,
+        free_floor=keeping.free_floor,
+        headroom=keeping.headroom,
         full_per_hour=settings.full_incidents_per_hour,
         pod=settings.pod,
     )

@@ -5,25 +5,20 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from dataclasses import dataclass
 from typing import Any
 
-PARTIAL = ".partial"  # how the name of a file ends that a child is still writing
+from sidecar.dumps.disk import PARTIAL, Size, allocated, has, is_folder, lstat, measure, names, read
+from sidecar.dumps.opening import FILE as READ
+from sidecar.dumps.opening import FOLDER
+
+__all__ = [
+    "FOLDER", "PARTIAL", "READ", "Size", "allocated", "create", "digest", "has", "is_folder", "lstat", "measure",
+    "names", "read", "remove_folders", "remove_tree", "sha256", "sync", "unlink",
+]  # fmt: skip
+
 _CHUNK = 1 << 20
-_DEEPEST = 8  # levels of folders that are looked at; an incident has two
-FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO put there must not hold us up
+_DEEPEST = 8  # levels of folders that are removed; an incident has two
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-
-
-@dataclass(frozen=True, slots=True)
-class Size:
-    """Bytes of disk that a folder takes: with all below it, and (`top`) with the files in it alone. `partials` are the
-    paths below it of files that a child has not finished."""
-
-    total: int
-    top: int
-    partials: tuple[str, ...]
 
 
 def sha256(data: bytes) -> str:
@@ -89,82 +84,6 @@ def unlink(folder: int, name: str) -> None:
         os.unlink(name, dir_fd=folder)
     except FileNotFoundError:
         pass
-
-
-def has(folder: int, path: str) -> bool:
-    try:
-        lstat(folder, path)
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    return True
-
-
-def lstat(folder: int, path: str) -> os.stat_result:
-    return os.stat(path, dir_fd=folder, follow_symlinks=False)
-
-
-def read(folder: int, path: str, most: int) -> bytes:
-    fd = os.open(path, READ, dir_fd=folder)
-    try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file")
-        chunks = []
-        while most > 0 and (chunk := os.read(fd, min(most, _CHUNK))):
-            most -= len(chunk)
-            chunks.append(chunk)
-        return b"".join(chunks)
-    finally:
-        os.close(fd)
-
-
-def names(folder: int, name: str) -> list[str]:
-    fd = os.open(name, FOLDER, dir_fd=folder)
-    try:
-        return os.listdir(fd)
-    finally:
-        os.close(fd)
-
-
-def allocated(folder: int, name: str, depth: int = 0) -> int:
-    """Bytes of disk that a file or folder takes; one that goes meanwhile takes none."""
-    try:
-        info = lstat(folder, name)
-        total = info.st_blocks * 512
-        if stat.S_ISDIR(info.st_mode) and depth < _DEEPEST:
-            fd = os.open(name, FOLDER, dir_fd=folder)
-            try:
-                total += sum(allocated(fd, inner, depth + 1) for inner in os.listdir(fd))
-            finally:
-                os.close(fd)
-    except FileNotFoundError:
-        return 0
-    return total
-
-
-def measure(folder: int, name: str) -> Size:
-    """What a folder takes, and what in it was left half written. Raises `OSError` where it is none, or is gone."""
-    fd = os.open(name, FOLDER, dir_fd=folder)
-    try:
-        total = top = os.fstat(fd).st_blocks * 512
-        partials: list[str] = []
-        for inner in os.listdir(fd):
-            size = allocated(fd, inner)
-            total += size
-            if not is_folder(fd, inner):
-                top += size
-                continue
-            partials += [f"{inner}/{file}" for file in names(fd, inner) if file.endswith(PARTIAL)]
-        return Size(total, top, tuple(partials))
-    finally:
-        os.close(fd)
-
-
-def is_folder(folder: int, name: str) -> bool:
-    """Whether it is a folder; False where it is gone."""
-    try:
-        return stat.S_ISDIR(lstat(folder, name).st_mode)
-    except FileNotFoundError:
-        return False
 
 
 def remove_folders(folder: int) -> None:

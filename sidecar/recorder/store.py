@@ -20,11 +20,11 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from sidecar.model import PodInfo
-from sidecar.policy.retention import Kept, Limits, of_another_pod, plan, quota
+from sidecar.policy.retention import Keeping, Kept, limits_for, marked, of_another_pod, plan, room_for
 from sidecar.recorder import files
 from sidecar.recorder.prune import FULL, carry_out, replace_record
 from sidecar.recorder.survey import LOCK, MOST_RECORD, Survey, head_of, pod_of, record_of, survey, wall_of
@@ -79,12 +79,7 @@ class Store:
         self.room = 0
         self.full_per_hour = full_per_hour
         self._root = root
-        self._max_count = max_count
-        self._max_bytes = max_bytes
-        self._max_age = max_age
-        self._volume_limit = volume_limit
-        self._free_floor = free_floor
-        self._headroom = headroom
+        self._keeping = Keeping(max_count, max_bytes, max_age, volume_limit, free_floor, headroom)
         self._pod = pod or PodInfo()
         self._around: tuple[int, int] | None = None  # bytes without our incident: in all incidents, in the folder
         self._below_floor = 0
@@ -117,11 +112,7 @@ class Store:
             return []
         now = time.time()
         other = found.dump_bytes - found.incident_bytes
-        below = self._free_floor - found.free_bytes
-        limits = Limits(
-            self._max_count, quota(self._max_bytes, self._volume_limit, other), self._max_age, now,
-            wanted=max(0, below, self._modest(wanted) - self.room),
-        )  # fmt: skip
+        limits = limits_for(self._keeping, found.incident_bytes, other, found.free_bytes, now, wanted)
         steps = plan(self._marked(found, now), limits)
         if not steps:
             return []
@@ -133,7 +124,7 @@ class Store:
 
     def tidy(self, hurried: Callable[[], bool] = lambda: False) -> Survey | None:
         """Retention, with headroom for what comes next; gives what there is then."""
-        self.prune(self._headroom, hurried)
+        self.prune(self._keeping.headroom, hurried)
         return self.survey(hurried)
 
     def make_room(self) -> Survey | None:
@@ -318,20 +309,10 @@ class Store:
     # -- room ---------------------------------------------------------------------------------------------------------
 
     def _marked(self, found: Survey, now: float) -> list[Kept]:
-        """Each incident, with what must not be touched marked so: ours, what somebody writes or is about to take up,
-        and while there is none of ours the newest, which another recorder may just have sealed."""
-        fixed = {self._id, *found.held}
-        if not self._id:
-            fixed.update(incident["id"] for incident in found.unfinished)
-            newest = max((kept for kept in found.kept if not kept.others), key=lambda kept: kept.wall, default=None)
-            if newest is not None and (self._max_age is None or now - newest.wall <= self._max_age):
-                fixed.add(newest.id)
-        return [replace(kept, protected=kept.protected or kept.id in fixed) for kept in found.kept]
-
-    def _modest(self, wanted: int) -> int:
-        """Half of the quota at most, so that what is there is not all given up for what may come."""
-        most = quota(self._max_bytes, self._volume_limit)
-        return wanted if most is None else min(wanted, most // 2)
+        """While there is one of ours, what an earlier life left open is nobody's to take up."""
+        unfinished = () if self._id else (incident["id"] for incident in found.unfinished)
+        fixed = {self._id, *found.held, *unfinished}
+        return marked(found.kept, fixed, self._keeping.max_age, now, newest_too=not self._id)
 
     def _look_for_room(self, root: int) -> None:
         """What is left for large files, now. On any error none: they are not worth one."""
@@ -341,13 +322,12 @@ class Store:
         except OSError:
             self.room = 0
             return
-        free = volume.f_bavail * volume.f_frsize - self._free_floor
         if self._around is None:
             self.room = 0
             return
         incidents, folder = self._around
-        most = quota(self._max_bytes, self._volume_limit, folder - incidents)
-        self.room = max(0, free if most is None else min(free, most - incidents - own))
+        free = volume.f_bavail * volume.f_frsize
+        self.room = room_for(self._keeping, incidents + own, folder - incidents, free)
 
     def _claim(self, size: int) -> None:
         """Raises EDQUOT where a file of `size` bytes is not to be written."""
@@ -360,7 +340,7 @@ class Store:
         left = volume.f_bavail * volume.f_frsize - size
         if left < _RESERVE_BYTES:  # which the reserve may have been given for: without its record evidence is nothing
             raise OSError(errno.EDQUOT, "the last room on the volume is kept for the record")
-        if left >= self._free_floor:
+        if left >= self._keeping.free_floor:
             return
         if self._below_floor + size > _BELOW_FLOOR:
             raise OSError(errno.EDQUOT, "the volume is down to --dump-free-floor")

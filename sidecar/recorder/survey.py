@@ -1,33 +1,42 @@
 """A look at everything in the dump folder: what lies there, whose it is, and what was left half done.
 
-Of each record only the head is read: `record.encode` writes a key a line, the short ones first. A folder without a
-`.lock` is sealed; one whose `.lock` nobody holds was left open. What a child or another recorder left half done is
+What one incident's folder says is read by `sidecar.dumps.kept`. What a child or another recorder left half done is
 tidied up on the way, where it is ours and nobody is at it.
 """
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from sidecar.model import PodInfo, incident_from
-from sidecar.policy.retention import PINNED, Kept, of_another_pod
+from sidecar.dumps.kept import (
+    LOCK,
+    MOST_RECORD,
+    RECORD,
+    Seen,
+    head_of,
+    is_held,
+    kept_of,
+    look,
+    pod_of,
+    record_of,
+    to_take_up,
+    wall_of,
+)
+from sidecar.model import PodInfo
+from sidecar.policy.retention import Kept, of_another_pod
 from sidecar.policy.throttle import EXEMPT, Earlier
 from sidecar.recorder import files
 
-RECORD = "incident.json"
-LOCK = ".lock"
-REMOVING = ".removing-"
-MOST_RECORD = 64 << 20
-_MOST_HEAD = 16 << 10
-_EXEMPT = tuple(reason.value for reason in EXEMPT)
+__all__ = [
+    "LOCK", "MOST_RECORD", "RECORD", "REMOVING", "Survey", "head_of", "is_held", "pod_of", "record_of", "survey",
+    "wall_of",
+]  # fmt: skip
 
-_ID = re.compile(r"(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)\.(\d{3})Z-[a-z0-9]+(?:[-_.][A-Za-z0-9_.]+)*")
+REMOVING = ".removing-"
+_EXEMPT = tuple(reason.value for reason in EXEMPT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,18 +57,6 @@ class Survey:
     @property
     def incident_bytes(self) -> int:
         return sum(kept.bytes for kept in self.kept)
-
-
-def wall_of(incident_id: str) -> float:
-    """When an incident began, seconds since the epoch, by its id. Raises `ValueError` where that is no id."""
-    found = _ID.fullmatch(incident_id)
-    if found is None or len(incident_id) > 128:
-        raise ValueError("not an incident's id")
-    year, month, day, hour, minute, second, milli = (int(group) for group in found.groups())
-    # Days since the epoch in the Gregorian calendar, counted from March; `calendar` would import half the library.
-    year, month = (year, month - 3) if month > 2 else (year - 1, month + 9)
-    days = 365 * year + year // 4 - year // 100 + year // 400 + (153 * month + 2) // 5 + day - 719469
-    return days * 86400 + hour * 3600 + minute * 60 + second + milli / 1000
 
 
 def survey(root: int, pod: PodInfo, hurried: Callable[[], bool] = lambda: False) -> Survey | None:
@@ -96,55 +93,48 @@ def survey(root: int, pod: PodInfo, hurried: Callable[[], bool] = lambda: False)
     return Survey(total, free, tuple(kept), tuple(unfinished), frozenset(held), tuple(earlier))
 
 
-def pod_of(head: dict[str, Any]) -> PodInfo:
-    """The pod that a record names, with "" for what it does not say."""
-    pod = head.get("pod")
-    words = {key: value for key, value in pod.items() if isinstance(value, str)} if isinstance(pod, dict) else {}
-    return PodInfo(words.get("namespace", ""), words.get("name", ""), words.get("uid", ""), words.get("node", ""))
+def _look(root: int, name: str, wall: float, pod: PodInfo) -> _Found:
+    seen = look(root, name, wall)
+    others = of_another_pod(seen.theirs, pod)
+    if not others and (seen.stale or seen.untidy(others)):
+        seen = _tidied(root, seen)
+    counts = seen.head.get("reason") not in _EXEMPT and isinstance(seen.count, int) and bool(seen.head)
+    guard = None if others else to_take_up(seen, pod)
+    return _Found(kept_of(seen, pod), seen.held is True, guard, seen.count if counts else None)
 
 
-def head_of(folder: int) -> dict[str, Any]:
-    """The first keys of the record in an open incident folder, up to the first list that is not empty; {} if it cannot
-    be read."""
+def _tidied(root: int, seen: Seen) -> Seen:
+    """Remove what nobody will finish, and the lock of one that is sealed."""
+    folder = os.open(seen.name, files.FOLDER, dir_fd=root)
     try:
-        text = files.read(folder, RECORD, _MOST_HEAD).decode("utf-8", "replace")
-    except OSError:
-        return {}
-    head: dict[str, Any] = {}
-    for line in text.split("\n")[1:]:
-        try:
-            head.update(json.loads("{" + line.strip().removesuffix(",") + "}"))
-        except (ValueError, RecursionError):
-            break
-    return head
-
-
-def record_of(folder: int) -> dict[str, Any]:
-    """The whole record. Raises `OSError`, or `ValueError` where it is no incident's record."""
-    try:
-        record = json.loads(files.read(folder, RECORD, MOST_RECORD))
-    except (RecursionError, MemoryError) as error:
-        raise ValueError("not an incident's record") from error
-    if not isinstance(record, dict) or not isinstance(record.get("artifacts", []), list):
-        raise ValueError("not an incident's record")
-    return record
-
-
-def is_held(folder: int) -> bool | None:
-    """Whether a live process holds the incident's lock; None where this file system has no locks."""
-    try:
-        fd = os.open(LOCK, files.READ, dir_fd=folder)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return None
+        if seen.stale:
+            try:
+                os.unlink(LOCK, dir_fd=folder)
+                seen = replace(seen, locked=False, stale=False)
+            except OSError:
+                seen = replace(seen, stale=False)
+        if seen.untidy(False):
+            _clear(folder, seen)
+            seen = replace(seen, size=files.measure(root, seen.name))
     finally:
-        os.close(fd)
-    return False
+        os.close(folder)
+    return seen
+
+
+def _clear(folder: int, seen: Seen) -> None:
+    if seen.collapsed and seen.size.total > seen.size.top:
+        try:
+            files.remove_folders(folder)
+        except OSError:
+            pass  # as below
+        return
+    for path in seen.size.partials:
+        kind, _, file = path.partition("/")
+        inside = os.open(kind, files.FOLDER, dir_fd=folder)
+        try:
+            _remove(inside, file)
+        finally:
+            os.close(inside)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,74 +145,6 @@ class _Found:
     held: bool
     guard: dict[str, Any] | None
     count: int | None
-
-
-def _look(root: int, name: str, wall: float, pod: PodInfo) -> _Found:
-    folder = os.open(name, files.FOLDER, dir_fd=root)
-    try:
-        size = files.measure(root, name)
-        head = head_of(folder)
-        theirs = pod_of(head)
-        others = of_another_pod(theirs, pod)
-        locked = files.has(folder, LOCK)
-        held = is_held(folder) if locked else False
-        guard = None
-        if locked and held is not True:
-            locked, guard = _left_open(folder, name, others)
-            if guard is not None and pod.uid and theirs.uid and theirs.uid != pod.uid:
-                guard = None  # of a former pod of our name: none of its processes is in our namespace
-        sealed = not locked and files.has(folder, RECORD)  # without either, its recorder has only just made it
-        collapsed = head.get("collapsed") is True
-        pinned = files.has(folder, PINNED)
-        if not others and (sealed or (locked and held is False)):
-            size = _tidied(root, name, folder, size, collapsed)
-    finally:
-        os.close(folder)
-    throttled = head.get("throttled")
-    count = throttled.get("count") if isinstance(throttled, dict) else 0
-    signature = head.get("signature")
-    kept = Kept(
-        name, size.total, wall, sealed, signature if isinstance(signature, str) else "", full=count == 0,
-        collapsed=collapsed, core=size.top, others=others, protected=pinned,
-    )  # fmt: skip
-    counts = head.get("reason") not in _EXEMPT and isinstance(count, int) and bool(head)
-    return _Found(kept, held is True, guard, count if counts else None)
-
-
-def _left_open(folder: int, name: str, others: bool) -> tuple[bool, dict[str, Any] | None]:
-    """(is it still open, as what it can be taken up) of an incident with a lock that nobody holds."""
-    if others:
-        return True, None
-    try:
-        record = record_of(folder)
-        if record.get("sealed") is True:  # its recorder died between its last two steps
-            os.unlink(LOCK, dir_fd=folder)
-            return False, None
-        if incident_from(record["guard"]).id != name:
-            return True, None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return True, None  # nothing in it that could be taken up again
-    return True, record["guard"]
-
-
-def _tidied(root: int, name: str, folder: int, size: files.Size, collapsed: bool) -> files.Size:
-    """Remove what nobody will finish: files that a child was writing, and those of an incident half collapsed."""
-    if collapsed and size.total > size.top:
-        try:
-            files.remove_folders(folder)
-        except OSError:
-            pass  # as below
-    elif size.partials:
-        for path in size.partials:
-            kind, _, file = path.partition("/")
-            inside = os.open(kind, files.FOLDER, dir_fd=folder)
-            try:
-                _remove(inside, file)
-            finally:
-                os.close(inside)
-    else:
-        return size
-    return files.measure(root, name)
 
 
 def _remove(folder: int, name: str) -> None:

@@ -158,12 +158,14 @@ class Timings:
 
 @dataclass(slots=True)
 class Counts:
-    """All values. Not thread-safe: only the event loop touches it."""
+    """All values. Not thread-safe: only the event loop touches it. `about` is what else the file says, and is not read
+    back: whose it is (`sidecar.keeping`)."""
 
     counters: dict[str, dict[Labels, int]] = field(default_factory=lambda: {name: {} for name in COUNTERS})
     histograms: dict[str, dict[Labels, Timings]] = field(default_factory=lambda: {name: {} for name in HISTOGRAMS})
     gauges: dict[str, float] = field(default_factory=dict)
     seen: dict[str, int] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     def is_new(self, epoch: str, seq: int) -> bool:
         return seq > self.seen.get(epoch, -1)
@@ -243,6 +245,7 @@ class Counts:
         """All values as JSON, for `load`."""
         return json.dumps(
             {
+                **self.about,
                 "schema": SCHEMA,
                 "counters": {name: list(series.items()) for name, series in self.counters.items()},
                 "histograms": {

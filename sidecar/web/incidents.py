@@ -1,5 +1,5 @@
-"""The incidents in the people's API: list, incident, file, bundle. All that is sent is somebody else's text: JSON in
-ASCII, files and bundles as attachments that no browser shows."""
+"""The incidents in the people's API: list, incident, file, bundle; and the volume's state. All that is sent is somebody
+else's text: JSON in ASCII, files and bundles as attachments that no browser shows."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from sidecar.web.pool import Unavailable
 from sidecar.web.ranges import wanted
 
 INCIDENTS = "/api/v1/incidents"
+VOLUME = "/api/v1/volume"
 ONE = INCIDENTS + "/{incident:incident}"
 _READ = ["GET", "HEAD"]
 # Beyond the gate's own: whatever a browser makes of a file after all, it has no rights and no origin.
@@ -54,7 +55,7 @@ class _FilePath(_IncidentPath):
 
 
 def add_incidents(app: FastAPI, library: Library, json: Json) -> None:
-    """Add the four addresses to `app`; `json` makes its answers."""
+    """Add the five addresses to `app`; `json` makes its answers."""
     register_url_convertor("incident", _IncidentPath())
     register_url_convertor("file", _FilePath())
 
@@ -102,8 +103,11 @@ def add_incidents(app: FastAPI, library: Library, json: Json) -> None:
             return Response(None, 200, headers, media_type="application/gzip")
         return StreamingResponse(_after(first, pieces), 200, headers, media_type="application/gzip")
 
+    async def volume() -> Response:
+        return Response(await told(library.volume()), media_type="application/json")
+
     for path, endpoint in ((INCIDENTS, incidents), (ONE, incident), (ONE + "/artifacts/{path:file}", artifact),
-                           (ONE + "/bundle", whole)):  # fmt: skip
+                           (ONE + "/bundle", whole), (VOLUME, volume)):  # fmt: skip
         app.add_api_route(path, endpoint, methods=_READ, response_model=None)
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import threading
 from collections.abc import AsyncGenerator, Generator, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from sidecar.dumps.catalog import Catalog, Page
 from sidecar.dumps.files import Files, Reading, files_of, open_file
@@ -13,20 +16,53 @@ from sidecar.dumps.folder import Entry, entry_at
 from sidecar.dumps.opening import TOP
 from sidecar.dumps.query import Query
 from sidecar.dumps.record import RECORD_LIMIT
+from sidecar.model import PodInfo
+from sidecar.policy.retention import Keeping
 from sidecar.web.pool import Pool, Unavailable
 
+if TYPE_CHECKING:
+    from sidecar.dumps.volume import Volume
+
 PIECE = 256 << 10  # bytes read at a time
+_MOST_LOOKS = 100  # at a volume that one look does not see all of
 
 
 class Library:
-    """`folder` is the dump folder. Raises `Unavailable` where the folder itself gives nothing, `ValueError` and
-    `OSError` where there is no such thing in it, or where it cannot be read."""
+    """`folder` is the dump folder; `own` is whose it is and what that pod keeps, where it is one pod's. Raises
+    `Unavailable` where the folder itself gives nothing, `ValueError` and `OSError` where there is no such thing in it,
+    or where it cannot be read."""
 
-    def __init__(self, folder: str, pool: Pool, record_limit: int = RECORD_LIMIT) -> None:
+    def __init__(
+        self, folder: str, pool: Pool, record_limit: int = RECORD_LIMIT, own: tuple[PodInfo, Keeping] | None = None
+    ) -> None:
         self.folder = folder
         self.pool = pool
         self.catalog = Catalog(folder, record_limit)
         self._record_limit = record_limit
+        self._own = own
+        self._volume: Volume | None = None
+        self._looking: asyncio.Task[tuple[bytes, bool]] | None = None
+
+    async def volume(self) -> bytes:
+        """The volume's state, as JSON. Who asks while a look is made gets that one's."""
+        looking = self._looking or self._look_again(_MOST_LOOKS)
+        try:
+            return (await asyncio.shield(looking))[0]
+        except OSError as error:
+            raise _unavailable(error) from error
+
+    def _look_again(self, times: int) -> asyncio.Task[tuple[bytes, bool]]:
+        """Look, and go on in the background until all was seen: who asks again then need not wait for it."""
+
+        def looked(look: asyncio.Task[tuple[bytes, bool]]) -> None:
+            self._looking = None
+            # An error is taken even if everybody who asked has left.
+            if not look.cancelled() and look.exception() is None and not look.result()[1] and times > 1:
+                self._look_again(times - 1)
+
+        self._looking = asyncio.create_task(self.pool.run(self._look))
+        self._looking.add_done_callback(looked)
+        return self._looking
 
     async def page(self, query: Query) -> Page:
         try:
@@ -62,6 +98,14 @@ class Library:
                 yield piece
         finally:
             making.close()
+
+    def _look(self) -> tuple[bytes, bool]:
+        if self._volume is None:
+            from sidecar.dumps.volume import Volume  # few ask
+
+            self._volume = Volume(self.folder, self.catalog, self._own)
+        found = self._volume.look()
+        return json.dumps(found).encode(), bool(found["complete"])
 
     def _incident(self, path: str) -> tuple[Entry, Files]:
         with _top(self.folder) as root:

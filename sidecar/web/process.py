@@ -21,6 +21,7 @@ from typing import Any
 
 from sidecar.errors import PeerGone, ProtocolError
 from sidecar.history import HistoryWriter
+from sidecar.keeping import about, keeping_of
 from sidecar.log import Log
 from sidecar.messages import Channel, Message
 from sidecar.settings import Launch
@@ -69,6 +70,7 @@ class Web:
         self._state: EngineState | None = None
         self._servers: dict[str, QuietServer] = {}
         self._counts = seeded(settings.captures)
+        self._counts.about = about(settings.pod, keeping_of(settings))
         build = {"version": VERSION, "python": platform.python_version(), "kernel": platform.release()}
         self._metrics = Metrics(self._counts, build, len(launch.config_errors))
         self._link = GuardLink(log, self._on_message, self._on_away)
@@ -88,7 +90,9 @@ class Web:
         )
         self._doctor = Doctor(launch, log, self._metrics.show_rights)
         self._hooks = Hooks(settings, self._cluster.pod, self._link.tell, log)
-        self._library = Library(settings.dump_dir, Pool("incidents"), RECORD_LIMIT)
+        self._library = Library(
+            settings.dump_dir, Pool("incidents"), RECORD_LIMIT, own=(settings.pod, keeping_of(settings))
+        )
         self._news = News(self._library, self._engine_now)
 
     async def run(self) -> None:
