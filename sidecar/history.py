@@ -1,4 +1,4 @@
-"""The engine's metrics of the last minutes, in a memfd that outlives whoever writes it.
+"""The engine's metrics of the last minutes, and its ranks' CPU times, in a memfd that outlives whoever writes it.
 
 A frozen or dead engine answers no scrape, and the web that scraped it may be hung or dead as well. So the supervisor
 makes the memfd, the web writes what it scraped, and the recorder reads it when an incident begins.
@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Iterator
 
 SECONDS = 300.0  # how far back it goes
+CPU_SECONDS = "rankguard_rank_cpu_seconds"  # the name for a rank's CPU time among the engine's metrics
 SIZE = 2**20  # bytes of the memfd
 _HEADER = struct.Struct("<8sQII")  # magic, number of the writing, length, checksum of these two and the slot's bytes
 _MAGIC = b"rghist1\n"

@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recorded import case, explained, names
 
+from sidecar.policy.places import Uses
 from sidecar.policy.stacks import Frame
 from sidecar.recorder.analysis import rendering
-from sidecar.recorder.analysis.collectives import family, native_call
+from sidecar.recorder.analysis.collectives import Libraries, native_call
 from sidecar.recorder.analysis.evidence import Behind, Confidence, Finding, Judgement
 from sidecar.recorder.analysis.rank_sets import Ranks, compact
 from sidecar.recorder.analysis.ras import behind
@@ -206,7 +207,8 @@ def test_labels_come_in_the_order_of_their_numbers() -> None:
     ],
 )
 def test_collectives_are_known_by_their_frames(function: str, path: str, library: str) -> None:
-    assert family([Frame("inner", "a/b.py", 1), Frame(function, path, 7), Frame("main", "serve.py", 3)]) == library
+    frames = [Frame("inner", "a/b.py", 1), Frame(function, path, 7), Frame("main", "serve.py", 3)]
+    assert Libraries(Uses("")).family(frames) == library
 
 
 def test_a_native_wait_is_named_and_a_binding_s_template_is_not() -> None:

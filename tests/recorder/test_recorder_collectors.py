@@ -430,6 +430,19 @@ def test_the_last_metrics_of_the_engine_come_from_memory(start: Start, ranks: Ra
     assert json.loads(rig.text("metrics/engine.jsonl"))["lines"] == ["vllm:num_requests_running 3.0"]
 
 
+def test_cpu_times_alone_are_said_to_be_alone(start: Start, ranks: Ranks) -> None:
+    """They are kept; that the engine's own metrics are missing is said."""
+    fd = create()
+    try:
+        HistoryWriter(fd).add(time.time(), time.monotonic(), b'rankguard_rank_cpu_seconds{rank="TP0"} 12.34\n')
+        rig, [artifact] = capture(start, "metrics", [rank_process(ranks.start(), "TP0")], history_fd=fd, frozen=False)
+    finally:
+        os.close(fd)
+    assert (artifact["kind"], artifact["status"]) == ("engine_metrics", "partial")
+    assert artifact["detail"] == "no metrics of the engine were read: only the CPU times of its ranks"
+    assert json.loads(rig.text("metrics/engine.jsonl"))["lines"] == ['rankguard_rank_cpu_seconds{rank="TP0"} 12.34']
+
+
 def test_no_metrics_are_no_failure(start: Start, ranks: Ranks) -> None:
     _, [artifact] = capture(start, "metrics", [rank_process(ranks.start(), "TP0")])
     assert artifact["status"] == "skipped"

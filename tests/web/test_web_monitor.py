@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from engine_pages import sglang_page, vllm_page
 from sidecar_process import eventually, state_of
 from web_harness import wait_for, web_process
 
@@ -22,10 +23,13 @@ from sidecar import history
 from sidecar.demo.standin import StandIn
 from sidecar.engines.profile import Endpoint
 from sidecar.log import Log
+from sidecar.policy.sightings import Look, RankLook
 from sidecar.settings import Settings
 from sidecar.system.proc import Proc
 from sidecar.system.programs import find_pyspy
+from sidecar.web.liveness.cpu_times import CpuTimes
 from sidecar.web.liveness.monitor import Monitor
+from sidecar.web.liveness.scrape import Page
 from sidecar.web.state import EngineState, RankState
 
 PYSPY = find_pyspy(sys.executable, os.environ.get("PATH", ""))
@@ -514,6 +518,70 @@ def test_the_history_gets_what_was_scraped(tmp_path, engine, standin):
         assert b"7" in history.read(fd)
     finally:
         os.close(fd)
+
+
+@pytest.mark.parametrize("health", ["auto", "none"])
+def test_the_history_gets_the_ranks_cpu_times_with_no_metrics_too(tmp_path, engine, standin, health):
+    """With a health check alone, and with neither: as long as the guard names ranks."""
+    fd = history.create()
+    times: dict[str, list[float]] = {}
+    proc = Proc()
+
+    def used(pid: int) -> float:
+        return proc.stat(pid).cpu_ticks / 100
+
+    before = {rank.pid: used(rank.pid) for rank in ranks_of(standin)}
+
+    def several() -> bool:
+        times.clear()
+        for line in history.read(fd).splitlines():
+            for text in json.loads(line)["lines"]:
+                name, value = text.split()
+                times.setdefault(name, []).append(float(value))
+        return all(len(found) > 2 for found in times.values()) and len(times) == 2
+
+    try:
+
+        async def story(watch: Watch) -> None:
+            await until(several, "the CPU times of both ranks")
+
+        settings = {"health_url": health, "metrics_url": "none"}
+        watching(tmp_path, engine, ranks_of(standin), story, settings=settings, history=history.HistoryWriter(fd))
+        for rank in ranks_of(standin):
+            found = times.pop(f'rankguard_rank_cpu_seconds{{rank="{rank.rank}"}}')
+            assert [before[rank.pid], *found, used(rank.pid)] == sorted([before[rank.pid], *found, used(rank.pid)])
+        assert not times
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.parametrize(
+    ("number", "page", "least"),
+    [(8, sglang_page(running=[1.0] * 8, waiting=[0.0] * 8), 30), (8, vllm_page(), 30), (1024, vllm_page(), 4)],
+)
+def test_cpu_times_leave_the_metrics_their_room(number: int, page: bytes, least: int) -> None:
+    """Ten minutes of looks and scrapes of real size, each 10 s: at the end the last five are there, of both kinds."""
+    fd = history.create()
+    try:
+        writer = history.HistoryWriter(fd)
+        times = CpuTimes(writer, 10.0)
+        lines = Page("")
+        lines.take(page)
+        for second in range(0, 600, 10):
+            ranks = [
+                RankLook(f"DP{n // 64}_PP{n // 8 % 8}_TP{n % 8}", "worker", "R", cpu=1e6 + n) for n in range(number)
+            ]
+            times.add(Look(1000.0 + second, tuple(ranks)))
+            times.add(Look(1000.4 + second, tuple(ranks)))  # a closer one
+            assert writer.add(0.0, 1000.0 + second, lines.lines())
+        kept = [json.loads(line) for line in history.read(fd).splitlines()]
+    finally:
+        os.close(fd)
+    cpu = [one["at"] for one in kept if one["lines"][0].startswith("rankguard_rank_cpu_seconds{")]
+    metrics = [one["at"] for one in kept if not one["lines"][0].startswith("rankguard_")]
+    assert len(metrics) == 31
+    assert least <= len(cpu) <= 31
+    assert all(len(one["lines"]) == number for one in kept if one["at"] in cpu and one["lines"][0].startswith("rank"))
 
 
 def test_a_part_that_fails_ends_nothing(tmp_path, engine, standin):

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable
 
 from sidecar.policy import places
+from sidecar.policy.places import Uses
 from sidecar.policy.stacks import Frame
 
 # From the most telling to the least: a torch.distributed call that goes to NCCL is NCCL's.
@@ -31,19 +32,39 @@ _FAMILIES: tuple[tuple[str, re.Pattern[str], re.Pattern[str]], ...] = (
 )
 
 
-def family(frames: Iterable[Frame]) -> str:
-    """`NCCL`, `gloo`, `torch.distributed`, ...; "" where no frame is a collective's.
+_CALLS = re.compile("|".join(function.pattern for _, _, function in _FAMILIES))
 
-    Only frames that wait for others count, so that a model's file in a folder of such a name does not.
-    """
-    known = list(frames)
-    for name, path, function in _FAMILIES:
-        for frame in known:
-            if function.search(frame.function):
-                return name
-            if path.search(frame.path) and (name == "MPI" or places.is_collective(frame.function, frame.path)):
-                return name
-    return "collective" if any(places.is_collective(frame.function, frame.path) for frame in known) else ""
+
+class Libraries:
+    """For the stacks of one engine. A file is looked up once: ranks run the same ones."""
+
+    def __init__(self, uses: Uses) -> None:
+        self._uses = uses
+        self._files: dict[str, list[int]] = {}
+
+    def family(self, frames: Iterable[Frame]) -> str:
+        """`NCCL`, `gloo`, `torch.distributed`, ...; "" where no frame is a collective's.
+
+        Only frames that wait for others count, so that a model's file in a folder of such a name does not.
+        """
+        found = len(_FAMILIES) + 1
+        for frame in frames:
+            waits = bool(self._uses.of(frame.function, frame.path) & places.COLLECTIVE)
+            if waits:
+                found = min(found, len(_FAMILIES))
+            for place in self._of_file(frame.path):
+                if waits or _FAMILIES[place][0] == "MPI":
+                    found = min(found, place)
+            if _CALLS.search(frame.function):
+                found = min(found, *(at for at, (*_, call) in enumerate(_FAMILIES) if call.search(frame.function)))
+        return (*(name for name, *_ in _FAMILIES), "collective", "")[found]
+
+    def _of_file(self, path: str) -> list[int]:
+        """The places of the families whose file this is."""
+        found = self._files.get(path)
+        if found is None:
+            found = self._files[path] = [at for at, (_, file, _) in enumerate(_FAMILIES) if file.search(path)]
+        return found
 
 
 def native_call(frames: Iterable[Frame]) -> str:

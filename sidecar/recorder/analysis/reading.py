@@ -30,6 +30,7 @@ def rank_of(
     before, after = (state if isinstance(state, Mapping) else {} for state in states)
     frames = _main(second or first)
     spot = reader.spot(frames)
+    kind = spot.kind if spot is not None else None
     deep = _main(native)
     state = after or before
     return Rank(
@@ -39,8 +40,8 @@ def rank_of(
         first=reader.spot(_main(first)),
         second=reader.spot(_main(second)),
         caller=_caller(frames, spot),
-        library=_library(frames, deep, spot),
-        native=collectives.native_call(deep) if spot is not None and spot.kind is Kind.RUN else "",
+        library=(reader.library(deep) or reader.library(frames)) if kind in (Kind.COLLECTIVE, Kind.RUN) else "",
+        native=collectives.native_call(deep) if kind is Kind.RUN else "",
         holder=_holder(first, second),
         locked=_locked(first, second, state),
         cpu=_cpu(before, after, apart),
@@ -53,12 +54,6 @@ def rank_of(
 def _main(threads: Threads) -> tuple[Frame, ...]:
     """The main thread comes first."""
     return threads[0].frames if threads else ()
-
-
-def _library(frames: Sequence[Frame], deep: Sequence[Frame], spot: Spot | None) -> str:
-    if spot is None or spot.kind not in (Kind.COLLECTIVE, Kind.RUN):
-        return ""
-    return collectives.family(deep) or collectives.family(frames)
 
 
 def _caller(frames: Sequence[Frame], spot: Spot | None) -> str:

@@ -189,6 +189,8 @@ def walk(root: Node) -> Iterator[tuple[Node, int, Node]]:
         waiting += [(child, depth + 1, node) for child in _sorted(node)]
 
 
-def _sorted(node: Node) -> list[Node]:
+def _sorted(node: Node) -> Iterable[Node]:
     """The last is the first to be walked."""
+    if len(node.children) < 2:  # most have one
+        return node.children.values()
     return sorted(node.children.values(), key=lambda child: (child.threads, child.function, child.file))

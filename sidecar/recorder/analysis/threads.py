@@ -13,6 +13,7 @@ from typing import Any
 from sidecar.policy import stacks
 from sidecar.policy.places import Uses
 from sidecar.policy.stacks import Frame, Spot
+from sidecar.recorder.analysis.collectives import Libraries
 
 _MOST_THREADS = 512  # of one rank
 _LONGEST = 120
@@ -41,7 +42,9 @@ class Reader:
 
     def __init__(self, engine: str) -> None:
         self._uses = Uses(engine)
+        self._libraries = Libraries(self._uses)
         self._spots: dict[tuple[Frame, ...], Spot | None] = {}
+        self._families: dict[tuple[Frame, ...], str] = {}
 
     def threads(self, document: Any, pid: int) -> tuple[Thread, ...]:
         """Those of process `pid`, its main thread first; () for what is no document."""
@@ -59,6 +62,13 @@ class Reader:
         found = self._spots.get(frames)
         if found is None and frames:
             found = self._spots[frames] = stacks.spot_in(frames, self._uses)
+        return found
+
+    def library(self, frames: tuple[Frame, ...]) -> str:
+        """Whose collective a thread with these frames is in, "" for none."""
+        found = self._families.get(frames)
+        if found is None:
+            found = self._families[frames] = self._libraries.family(frames)
         return found
 
 

@@ -17,7 +17,7 @@ import time
 import traceback
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from sidecar.errors import OutOfDescriptors
 from sidecar.log import Log
@@ -29,6 +29,7 @@ from sidecar.policy.sightings import Answer, ProbeResult, Scrape
 from sidecar.settings import Settings
 from sidecar.system.memory import OwnMemory
 from sidecar.system.proc import Proc
+from sidecar.web.liveness.cpu_times import CpuTimes, History
 from sidecar.web.liveness.fetch import Fetcher, url_of
 from sidecar.web.liveness.gpu import Gpus
 from sidecar.web.liveness.look import quick_look, take_look, watched
@@ -44,12 +45,6 @@ _BETWEEN_LOOKS = 0.4  # seconds at least, and as long as the last one took: look
 _BETWEEN_JUDGEMENTS = 0.05  # seconds
 _RUNS = "/health_generate"  # SGLang's way to ask for a health check that needs every rank
 _LATE = 1.0  # seconds before we hear of an incident in which the ranks may be frozen already
-
-
-class History(Protocol):
-    """Where scraped lines are kept for an incident: see `sidecar.history`."""
-
-    def add(self, wall: float, monotonic_at: float, lines: bytes) -> object: ...
 
 
 class Monitor:
@@ -81,6 +76,7 @@ class Monitor:
         self._period = settings.probe_period
         if self._window is not None:
             self._period = hurried_period(self._period, settings.probe_failures, self._window)
+        self._cpu_times = CpuTimes(history, self._period)
         self._limits = Limits(
             stall_timeout=settings.stall_timeout,
             stall_limit=settings.stall_limit,
@@ -265,8 +261,7 @@ class Monitor:
             self._begin("probe", self._take_probe(health))
         if metrics:
             self._begin("scrape", self._take_scrape(metrics))
-        if self._up_since is not None:
-            self._take_quick_look()
+        self._take_quick_look()
 
     def _begin(self, kind: str, work: Coroutine[Any, Any, None]) -> None:
         """Do it beside the loop. One of a kind at a time: what is still under way has its own limit."""
@@ -318,11 +313,13 @@ class Monitor:
         finally:
             now = time.monotonic()
             self._looked = now + max(_BETWEEN_LOOKS, now - began)
+        self._cpu_times.add(look)
         self._seen.looks.append(look)
         self._decide()
 
     def _take_quick_look(self) -> None:
-        """What stands out is judged at once, and anything else when the engine has answered."""
+        """What stands out is judged at once, and anything else when the engine has answered. Of one that starts only
+        its CPU times are kept."""
         state = self._state
         if state is None or "look" in self._tasks:  # a closer one is being taken; they are kept in order
             return
@@ -330,6 +327,9 @@ class Monitor:
             look = quick_look(state.ranks, self._proc)
         except OutOfDescriptors as error:
             self._trouble("quick look", error)
+            return
+        self._cpu_times.add(look)
+        if self._up_since is None:
             return
         self._seen.looks.append(look)
         if any(rank.state in "TD" for rank in look.ranks):
