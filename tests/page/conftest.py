@@ -16,7 +16,7 @@ import prepare_chromium
 import pytest
 from browser import Seen, chromium, open_page
 from hostile_incidents import make_hostile
-from playwright.sync_api import Browser, Error
+from playwright.sync_api import Browser, Error, Page
 from real_incidents import Volume, make_many, make_volume
 from view_rig import Viewer
 
@@ -127,24 +127,64 @@ def look(browser: Browser, request: pytest.FixtureRequest, tmp_path: Path) -> It
     At the end of a test that passed, every page must have been quiet but for what is `expected`; of one that failed,
     each is left as a picture. A `stranger`'s page may be as loud as it likes.
     """
-    opened: list[tuple[Seen, tuple[str, ...]]] = []
+    windows = _Windows(browser)
+    yield windows.look
+    windows.close(tmp_path, request.node.stash.get(_PASSED, False))
 
-    def look(url: str, *, expected: tuple[str, ...] = (), stranger: bool = False, **options: Any) -> Seen:
-        seen = open_page(browser, **options)
-        opened.append((seen, (".*",) if stranger else expected))
+
+@pytest.fixture(scope="module")
+def look_long(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Look]:
+    """The same for a page that many tests of a module look at, and leave as they please."""
+    windows = _Windows(browser)
+    yield windows.look
+    windows.close(tmp_path_factory.mktemp("pages"), True)
+
+
+class _Windows:
+    def __init__(self, browser: Browser) -> None:
+        self._browser = browser
+        self._opened: list[tuple[Seen, tuple[str, ...] | None]] = []
+
+    def look(self, url: str, *, expected: tuple[str, ...] = (), stranger: bool = False, **options: Any) -> Seen:
+        seen = open_page(self._browser, **options)
+        self._opened.append((seen, None if stranger else expected))
         seen.page.goto(url)
         return seen
 
-    yield look
-    try:
-        for number, (seen, expected) in enumerate(opened):
-            if request.node.stash.get(_PASSED, False):
-                if expected != (".*",):
+    def close(self, pictures: Path, passed: bool) -> None:
+        try:
+            for number, (seen, expected) in enumerate(self._opened):
+                if not passed:
+                    picture(seen, pictures / f"page-{number}.png")
+                elif expected is not None:
                     seen.assert_quiet(*expected)
-            else:
-                with suppress(Error):  # the page may be what failed
-                    seen.page.screenshot(path=tmp_path / f"page-{number}.png", full_page=True)
-                print(f"{tmp_path}/page-{number}.png shows {seen.page.url}\n", *seen.complaints, sep="\n")
-    finally:
-        for seen, _ in opened:
-            seen.page.context.close()
+        finally:
+            for seen, _ in self._opened:
+                seen.page.context.close()
+
+
+@pytest.fixture
+def pictured(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[Seen], Seen]]:
+    """What it is given is left as a picture where the test fails."""
+    given: list[Seen] = []
+
+    def take(seen: Seen) -> Seen:
+        given.append(seen)
+        return seen
+
+    yield take
+    if not request.node.stash.get(_PASSED, False):
+        for number, seen in enumerate(given):
+            picture(seen, tmp_path / f"shared-{number}.png")
+
+
+def picture(seen: Seen, file: Path) -> None:
+    with suppress(Error):  # the page may be what failed
+        seen.page.screenshot(path=file, full_page=True)
+    print(f"{file} shows {seen.page.url}\n", *seen.complaints, sep="\n")
+
+
+def sign_in(page: Page, token: str = TOKEN) -> None:
+    field = page.get_by_label("Token", exact=True)
+    field.fill(token)
+    field.press("Enter")

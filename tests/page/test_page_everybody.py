@@ -14,8 +14,8 @@ from view_rig import Viewer
 
 def routes(volume: Volume) -> dict[str, str]:
     return {
-        "list": "#/", "volume": "#/volume", "death": f"#/incident/{volume.death}", "stall": f"#/incident/{volume.stall}",
-        "nothing": "#/nothing",
+        "list": "#/", "volume": "#/volume", "death": f"#/incident/{volume.death}",
+        "stall": f"#/incident/{volume.stall}", "nothing": "#/nothing",
     }  # fmt: skip
 
 

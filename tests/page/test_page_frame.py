@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import httpx
 from browser import run, settled
-from conftest import TOKEN, Look
+from conftest import TOKEN, Look, sign_in
 from playwright.sync_api import expect
 from view_rig import Viewer
 
@@ -15,13 +15,10 @@ def test_it_asks_for_the_token(look: Look, writing: Viewer) -> None:
     """The shell holds nothing; a wrong token gets nowhere; the right one is kept for this tab alone."""
     url = f"http://127.0.0.1:{writing.api_port}/"
     page = look(url, expected=(REFUSED,)).page
-    field = page.get_by_label("Token")
-    field.fill("wrong")
-    field.press("Enter")
+    sign_in(page, "wrong")
     expect(page.get_by_text("That was not it.")).to_be_visible()
     assert "llama" not in page.content()
-    field.fill(TOKEN)
-    field.press("Enter")
+    sign_in(page)
     expect(page.get_by_text("llama-70b-0").first).to_be_visible()
     page.reload()
     expect(page.get_by_text("llama-70b-0").first).to_be_visible()
@@ -30,7 +27,7 @@ def test_it_asks_for_the_token(look: Look, writing: Viewer) -> None:
     assert run(page, "Object.values(localStorage).join()").find(TOKEN) == -1
     other = page.context.new_page()
     other.goto(url)
-    expect(other.get_by_label("Token")).to_be_visible()
+    expect(other.get_by_label("Token", exact=True)).to_be_visible()
 
 
 def test_the_colours_can_be_chosen(look: Look, viewer: Viewer) -> None:

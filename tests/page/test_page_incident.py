@@ -8,24 +8,32 @@ import io
 import json
 import re
 import tarfile
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from browser import run, settled
-from conftest import Look
+from browser import Seen, run, settled
+from conftest import TOKEN, Look, sign_in
 from playwright.sync_api import Page, expect
 from real_incidents import SECRETS, Volume
 from view_rig import Viewer
 
 
+@pytest.fixture(scope="module")
+def long(look_long: Look, viewer: Viewer, volume: Volume) -> Seen:
+    seen = look_long(f"http://127.0.0.1:{viewer.api_port}/#/incident/{volume.stall}", accept_downloads=True)
+    settled(seen.page)
+    return seen
+
+
 @pytest.fixture
-def stalled(look: Look, viewer: Viewer, volume: Volume) -> Page:
-    return opened(look, viewer, volume.stall)
+def stalled(long: Seen, pictured: Callable[[Seen], Seen]) -> Page:
+    """The hang, with two snapshots: opened once, and each test finds its part of it."""
+    return pictured(long).page
 
 
 def opened(look: Look, viewer: Viewer, path: str) -> Page:
-    page = look(f"http://127.0.0.1:{viewer.api_port}/#/incident/{path}", accept_downloads=True).page
-    return settled(page)
+    return settled(look(f"http://127.0.0.1:{viewer.api_port}/#/incident/{path}").page)
 
 
 @pytest.mark.parametrize("which", ["death", "stall", "memory"])
@@ -55,7 +63,7 @@ def test_the_timeline_is_drawn_to_scale(stalled: Page, volume: Volume) -> None:
     marks = run(
         stalled,
         """[...document.querySelectorAll('#timeline svg.timeline g.moment')].map((g) =>
-        [g.getAttribute('class').replace('moment ', '').split(' ')[0], Number(g.querySelector('line').getAttribute('x1'))])""",
+        [g.classList[1], Number(g.querySelector('line').getAttribute('x1'))])""",
     )
     at = dict(marks)
     assert set(wanted) <= set(at)
@@ -75,7 +83,8 @@ def test_the_timeline_is_drawn_to_scale(stalled: Page, volume: Volume) -> None:
 
 def test_the_tree_marks_who_stands_apart(stalled: Page, viewer: Viewer, volume: Volume) -> None:
     """Every function of the main threads is in it; the branch of the outlier, and no other, is marked."""
-    (first, _) = analysis(viewer, volume.stall)["snapshots"]
+    first = analysis(viewer, volume.stall)["snapshots"][0]
+    stalled.get_by_role("tab", name="Tree").click()
     tree = stalled.get_by_role("tabpanel", name="Tree")
     shown = tree.locator("details.thread").first.inner_text()
     (main,) = [one for one in first["trees"] if one["main"]]
@@ -93,7 +102,7 @@ def test_the_tree_marks_who_stands_apart(stalled: Page, viewer: Viewer, volume: 
 
 def test_the_matrix_has_a_row_for_each_rank(stalled: Page, viewer: Viewer, volume: Volume) -> None:
     """Ranks and their threads; the outlier comes first; a cell opens its whole stack."""
-    (first, _) = analysis(viewer, volume.stall)["snapshots"]
+    first = analysis(viewer, volume.stall)["snapshots"][0]
     stalled.get_by_role("tab", name="Ranks × threads").click()
     rows = stalled.locator("table.matrix tbody tr")
     expect(rows).to_have_count(len(first["ranks"]))
@@ -110,7 +119,7 @@ def test_the_matrix_has_a_row_for_each_rank(stalled: Page, viewer: Viewer, volum
 
 def test_the_flame_graph_is_as_wide_as_its_threads(stalled: Page, viewer: Viewer, volume: Volume) -> None:
     """A box's share of the width is its share of the main threads; Enter zooms, Escape comes back."""
-    (first, _) = analysis(viewer, volume.stall)["snapshots"]
+    first = analysis(viewer, volume.stall)["snapshots"][0]
     (main,) = [one for one in first["trees"] if one["main"]]
     stalled.get_by_role("tab", name="Flame graph").click()
     boxes = stalled.locator(".flame .box")
@@ -204,11 +213,8 @@ def test_each_file_has_its_size_and_checksum_and_is_downloaded(stalled: Page, vi
 
 def test_a_file_is_downloaded_by_who_is_signed_in(look: Look, writing: Viewer, volume: Volume) -> None:
     """A browser sends no bearer token with a download: the page gets a ticket for it."""
-    from conftest import TOKEN
-
     page = look(f"http://127.0.0.1:{writing.api_port}/#/incident/{volume.memory}", expected=("status of 401",)).page
-    page.get_by_label("Token").fill(TOKEN)
-    page.get_by_label("Token").press("Enter")
+    sign_in(page)
     settled(page)
     one = next(one for one in volume.record(volume.memory)["artifacts"] if one["path"])
     with page.expect_download() as saving:

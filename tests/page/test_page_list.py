@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -151,35 +152,39 @@ def test_a_new_incident_appears_by_itself(look: Look, tmp_path: Path) -> None:
 
 def test_a_death_is_seen_on_the_page_beside_the_engine(look: Look, tmp_path: Path) -> None:
     """On a sidecar: the ranks as they are, then the one that died, and the incident, with no click and no reload."""
-    with StandIn(tp=2, light=True, detokenizer=False) as engine:
-        with beside(tmp_path / "prod" / "llm-0", engine.process.pid) as sidecar:
-            engine.wait_ready()
-            sidecar.wait_serving()
-            page = look(url_of(sidecar)).page
-            settled(page)
-            expect(page.locator("main")).to_contain_text("serving")
-            expect(page.locator("#live")).to_have_text("live")
-            assert rows_of(page).filter(has_text="TP1").count() == 0
-            engine.kill("TP1")
-            row = page.locator("main tr", has=page.locator("a[href^='#/incident/']"))
-            expect(row).to_contain_text("TP1")
-            eventually(lambda: engine.collect() or _sealed(sidecar), "the incident sealed")
-            expect(row).to_contain_text("TP1 was killed by signal 9")
-            row.get_by_role("link").click()
-            expect(page.get_by_role("heading", level=1)).to_contain_text("TP1 was killed by signal 9")
+    with ExitStack() as stack:
+        engine, sidecar = small_engine(stack, tmp_path)
+        page = look(url_of(sidecar)).page
+        settled(page)
+        expect(page.locator("main")).to_contain_text("serving")
+        expect(page.locator("#live")).to_have_text("live")
+        assert rows_of(page).filter(has_text="TP1").count() == 0
+        engine.kill("TP1")
+        row = page.locator("main tr", has=page.locator("a[href^='#/incident/']"))
+        expect(row).to_contain_text("TP1")
+        eventually(lambda: engine.collect() or _sealed(sidecar), "the incident sealed")
+        expect(row).to_contain_text("TP1 was killed by signal 9")
+        row.get_by_role("link").click()
+        expect(page.get_by_role("heading", level=1)).to_contain_text("TP1 was killed by signal 9")
 
 
 def test_evidence_is_asked_for_on_the_page(look: Look, tmp_path: Path) -> None:
     """Beside an engine a button saves it; the incident that comes is a Manual one, and nothing is killed."""
-    with StandIn(tp=2, light=True, detokenizer=False) as engine:
-        with beside(tmp_path / "prod" / "llm-0", engine.process.pid) as sidecar:
-            engine.wait_ready()
-            sidecar.wait_serving()
-            page = look(url_of(sidecar)).page
-            page.get_by_role("button", name="Save the evidence now").click()
-            expect(page.locator("main tr", has_text="Manual")).to_be_visible()
-            eventually(lambda: _sealed(sidecar), "the incident sealed")
-            assert len(engine.alive()) == len(engine.processes)
+    with ExitStack() as stack:
+        engine, sidecar = small_engine(stack, tmp_path)
+        page = look(url_of(sidecar)).page
+        page.get_by_role("button", name="Save the evidence now").click()
+        expect(page.locator("main tr", has_text="Manual")).to_be_visible()
+        eventually(lambda: _sealed(sidecar), "the incident sealed")
+        assert len(engine.alive()) == len(engine.processes)
+
+
+def small_engine(stack: ExitStack, folder: Path) -> tuple[StandIn, Sidecar]:
+    """Two ranks with a Rankguard beside them, both up."""
+    engine = stack.enter_context(StandIn(tp=2, light=True, detokenizer=False))
+    sidecar = stack.enter_context(beside(folder / "prod" / "llm-0", engine.process.pid))
+    engine.wait_ready()
+    return engine, sidecar.wait_serving()
 
 
 def url_of(sidecar: Sidecar) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from browser import settled
-from conftest import TOKEN, Look
+from conftest import Look, sign_in
 from playwright.sync_api import Page, expect
 from real_incidents import Volume
 from view_rig import Viewer
@@ -13,8 +13,7 @@ from view_rig import Viewer
 
 def signed_in(look: Look, viewer: Viewer, route: str = "") -> Page:
     page = look(f"http://127.0.0.1:{viewer.api_port}/{route}", expected=("status of 401",)).page
-    page.get_by_label("Token").fill(TOKEN)
-    page.get_by_label("Token").press("Enter")
+    sign_in(page)
     expect(page.get_by_role("dialog")).to_have_count(0)
     return settled(page)
 
