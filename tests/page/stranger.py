@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
-_PAGE = """<!doctype html><html lang="en"><title>A stranger</title><script>
+PAGE = """<!doctype html><html lang="en"><title>A stranger</title><script>
 // Each way gives what it could learn, "" for nothing. `done` is how a thing that loads says that it is over.
 const loaded = (element) => new Promise((done) => { element.onload = () => done(true);
   element.onerror = () => done(false); document.body.append(element); });
@@ -56,7 +56,7 @@ async function reach(base, incident) {
 
 class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        body = _PAGE.encode()
+        body = PAGE.encode()
         self.send_response(200)
         self.send_header("content-type", "text/html; charset=utf-8")
         self.send_header("content-length", str(len(body)))
