@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 TORCH_VENV := .venv-torch
 TORCH := torch==2.13.0
 
-.PHONY: demo test test-torch record-cases check pods prometheus soak bench lock clean
+.PHONY: demo test test-torch record-cases check pods prometheus chromium screenshots soak bench lock clean
 .DELETE_ON_ERROR:
 
 $(VENV)/.installed: pyproject.toml sidecar/version.py
@@ -35,12 +35,20 @@ pods: $(VENV)/.installed
 prometheus: $(VENV)/.installed
 	$(BIN)/python tests/prometheus/prepare_prometheus.py
 
+# A real browser for the tests of the page: Debian's. Says why where there can be none.
+chromium: $(VENV)/.installed
+	$(BIN)/python tests/page/prepare_chromium.py
+
+# The pictures in docs/images, from incidents that real runs leave.
+screenshots: chromium
+	$(BIN)/python tests/page/take_screenshots.py docs/images
+
 # Ten minutes of failures in real pods; SOAK="--seconds 3600 --pods 4 --seed 7" says otherwise.
 soak: pods
 	PYTHONPATH=tests $(BIN)/python tests/pods/soak.py $(SOAK)
 
 # Most of a test is waiting for processes, so there are more workers than processors.
-test: check pods prometheus
+test: check pods prometheus chromium
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal
 
 $(TORCH_VENV)/.installed: pyproject.toml sidecar/version.py
