@@ -7,9 +7,10 @@ rich as `Text`, never as markup.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich import box
@@ -21,12 +22,17 @@ from rich.text import Text
 from sidecar.commands import units
 from sidecar.commands.terminal import console, printable
 from sidecar.dumps.folder import Entry
+from sidecar.dumps.opening import top
+from sidecar.dumps.stacks import FILE, snapshots_of
 from sidecar.dumps.values import first_failure, number, part, parts, seconds_of, text
+from sidecar.recorder.analysis.rank_sets import Ranks, compact
 
 _BAD = "bold red"
 _GOOD = "green"
 _DIM = "dim"
 _NONE = "–"
+_DIGITS = re.compile("[0-9]+")
+_FEW = 2  # artifacts of a kind that get a line each
 
 
 def print_table(dump_dir: str, entries: Sequence[Entry]) -> None:
@@ -64,20 +70,51 @@ def print_table(dump_dir: str, entries: Sequence[Entry]) -> None:
 
 
 def print_page(dump_dir: str, entry: Entry) -> None:
+    """The story of one incident: what it was, then what that rests on, then all there is."""
     record = entry.record
     out = console()
-    out.print(_text(text(record, "summary") or text(record, "reason"), "bold"))
+    verdict = part(record, "verdict")
+    sentence = text(verdict, "sentence")
+    if sentence:
+        sure = text(verdict, "confidence")
+        said = _text(sentence, "bold")
+        out.print(said.append(printable(f" (confidence: {sure})"), _DIM) if sure else said)
+    out.print(_text(text(record, "summary") or text(record, "reason"), "" if sentence else "bold"))
     out.print()
     out.print(_indented(_facts(dump_dir, entry)))
+    _section(out, "Because", _lines(_words(verdict.get("reasons"))))
     _section(out, "Failures", _failures(record))
     _section(out, "Timeline", _timeline(record))
+    _print_stacks(out, dump_dir, entry, sentence != "")
     _section(out, "Artifacts", _artifacts(record))
     _section(out, "Termination", _termination(record))
     for title, key in (("Verdict", "verdict"), ("Notes", "notes")):
         value = record.get(key)
-        lines = [line for line in value if isinstance(line, str)] if isinstance(value, list) else [text(record, key)]
-        if any(lines):
-            _section(out, title, Text("\n").join(_text(line) for line in lines))
+        _section(out, title, _lines(_words(value) if isinstance(value, list) else [text(record, key)]))
+
+
+def _print_stacks(out: Console, dump_dir: str, entry: Entry, explained: bool) -> None:
+    from sidecar.commands.incident_stacks import stacks_of
+
+    try:
+        with top(dump_dir) as root:
+            snapshots = snapshots_of(root, entry.path)
+    except (OSError, ValueError) as error:
+        why = f"{FILE}: {getattr(error, 'strerror', None) or error}"
+        if not explained:
+            why = "there is no analysis: it failed, was not begun, or the incident is of an older version"
+        _section(out, "Stacks", _text(why, _DIM))
+        return
+    if not snapshots:
+        _section(out, "Stacks", _text("no stack could be read", _DIM))
+        return
+    apart = _words(part(entry.record, "verdict").get("apart"))
+    for title, lines in stacks_of(snapshots, apart, out.width):
+        _section(out, title, Text("\n").join(lines))
+
+
+def _lines(words: Sequence[str]) -> Text | None:
+    return Text("\n").join(_text(line) for line in words) if any(words) else None
 
 
 def _facts(dump_dir: str, entry: Entry) -> Table:
@@ -169,15 +206,40 @@ def _timeline(record: dict[str, Any]) -> Table | None:
     start = next((at for at in times if at is not None), 0.0)
     table = _table("MS", "TIME (UTC)", "EVENT", "DETAIL")
     table.columns[0].justify = "right"
-    for step, at in zip(steps, times, strict=True):
+    for step, at, detail in _together(steps, times):
         since = number(step, "ms") if "ms" in step else None if at is None else (at - start) * 1000
         table.add_row(
             _text("" if since is None else f"{since:+.1f}"),
             _text(_moment(step, "at"), _DIM),
             _text(text(step, "event")),
-            _text(text(step, "detail")),
+            _text(detail),
         )
     return table
+
+
+def _together(
+    steps: Sequence[dict[str, Any]], times: Sequence[float | None]
+) -> Iterator[tuple[dict[str, Any], float | None, str]]:
+    """Each step with its time and detail; captures that follow one another and became the same as one of them,
+    `pyspy_json of 8: captured`: of many ranks nobody reads each."""
+    waiting: dict[tuple[str, str], list[int]] = {}  # places of captures, by kind and what became of them
+
+    def over() -> Iterator[tuple[dict[str, Any], float | None, str]]:
+        for (kind, became), places in waiting.items():
+            step = steps[places[0]]
+            detail = text(step, "detail") if len(places) == 1 else f"{kind} of {len(places)}: {became}"
+            yield step, times[places[0]], detail
+        waiting.clear()
+
+    for place, step in enumerate(steps):
+        kind, _, rest = text(step, "detail").partition(" ")
+        _, of_one, became = rest.rpartition(": ")
+        if text(step, "event") == "captured" and of_one:
+            waiting.setdefault((kind, became), []).append(place)
+            continue
+        yield from over()
+        yield step, times[place], text(step, "detail")
+    yield from over()
 
 
 def _artifacts(record: dict[str, Any]) -> Table | None:
@@ -185,19 +247,33 @@ def _artifacts(record: dict[str, Any]) -> Table | None:
     if not artifacts:
         return None
     table = _table("KIND", "RANK", "STATUS", "SIZE", "TOOK", "PATH", "DETAIL")
-    for artifact in artifacts:
-        status = text(artifact, "status")
+    alike: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for one in artifacts:
+        why = _DIGITS.sub("", text(one, "detail"))  # times differ, and say no more
+        alike.setdefault((text(one, "kind"), text(one, "status"), why), []).append(one)
+    for (kind, status, _), some in alike.items():
         style = {"captured": _GOOD, "failed": _BAD, "timed_out": _BAD}.get(status, "yellow")
-        table.add_row(
-            _text(text(artifact, "kind")),
-            _text(text(artifact, "rank")),
-            _text(status, style),
-            _text(units.shown_size(int(number(artifact, "bytes")))),
-            _text(units.shown_seconds(number(artifact, "seconds"))),
-            _text(text(artifact, "path")),
-            _text(text(artifact, "detail")),
-        )
+        for rows in [some] if len(some) > _FEW else [[one] for one in some]:
+            table.add_row(
+                _text(kind),
+                _text(compact(Ranks(text(row, "rank") for row in rows).labels)),
+                _text(status, style),
+                _text(units.shown_size(int(sum(number(row, "bytes") for row in rows)))),
+                _text(units.shown_seconds(max(number(row, "seconds") for row in rows))),
+                _text(_path_of(rows)),
+                _text(text(rows[0], "detail")),
+            )
     return table
+
+
+def _path_of(artifacts: Sequence[dict[str, Any]]) -> str:
+    """Of one its path, of many their folder and what their names end in."""
+    paths = [text(artifact, "path") for artifact in artifacts]
+    if len(paths) == 1 or not all(paths):
+        return paths[0] if len(paths) == 1 else ""
+    folders = {path.rpartition("/")[0] for path in paths}
+    endings = {os.path.splitext(path)[1] for path in paths}
+    return f"{folders.pop()}/*{endings.pop()}" if len(folders) == len(endings) == 1 else f"{len(paths)} files"
 
 
 def _termination(record: dict[str, Any]) -> Table | None:
@@ -263,7 +339,7 @@ def _indented(content: Table | Text) -> Padding:
 def _table(*titles: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0), header_style=_DIM)
     for title in titles:
-        table.add_column(title, overflow="fold", no_wrap=title in ("TIME (UTC)", "SEEN (UTC)", "MS", "FIRST"))
+        table.add_column(title, overflow="fold", no_wrap=title in ("KIND", "TIME (UTC)", "SEEN (UTC)", "MS", "FIRST"))
     return table
 
 

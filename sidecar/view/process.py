@@ -25,6 +25,7 @@ from sidecar.web.apps import About, People, bare_app, json_answer, people_base
 from sidecar.web.gate import Gate
 from sidecar.web.library import Library
 from sidecar.web.news import News
+from sidecar.web.openapi import add_openapi
 from sidecar.web.pool import Pool
 from sidecar.web.server import App, QuietServer
 from sidecar.web.tickets import Tickets
@@ -41,6 +42,8 @@ GET    /api/v1/incidents/{id}/artifacts/{path}      one of its files
 GET    /api/v1/incidents/{id}/bundle                all of them, as .tar.gz
 GET    /api/v1/events                               what changes, as it does, as server-sent events
 POST   /api/v1/tickets                              {"path": ...}: a ticket to download that file without the token
+GET    /api/v1/volume                               what is used and free, by pod, and what retention drops next
+GET    /api/v1/openapi.json                         all of this as an OpenAPI document
 PUT    /api/v1/incidents/{id}/pin                   keep it, whatever the limits say (DELETE: no longer)
 DELETE /api/v1/incidents/{id}                       remove it
 
@@ -90,6 +93,7 @@ async def _life(options: ViewOptions, api: list[socket.socket], machines: list[s
     about = About(kind="viewer", version=VERSION, write=options.write, dump_dir=options.dump_dir, pod=None)
     app = people_base(People(library=library, news=news, tickets=tickets, about=about, hello=_HELLO))
     add_writes(app, library, json_answer, log, options.write)
+    add_openapi(app, "Rankguard, over a dump folder", asks=options.api_token_file is not None)
     token = TokenFile(options.api_token_file, log, tickets.renew) if options.api_token_file else None
     serving: list[tuple[App, list[socket.socket]]] = [(Gate(app, token, tickets), api)]
     if machines:

@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from prometheus_client.exposition import gzip_accepted
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 
 from sidecar.web.incidents import add_incidents
 from sidecar.web.library import Library
@@ -32,6 +33,8 @@ GET  /api/v1/incidents/{id}/artifacts/{path}       one of its files
 GET  /api/v1/incidents/{id}/bundle                 all of them, as .tar.gz
 GET  /api/v1/events                                what changes, as it does, as server-sent events
 POST /api/v1/tickets                               {"path": ...}: a ticket to download that file without the token
+GET  /api/v1/volume                                what is used and free, and what retention drops next
+GET  /api/v1/openapi.json                          all of this as an OpenAPI document
 POST /api/v1/captures                              save the evidence of the engine as it is now
 """
 
@@ -145,8 +148,10 @@ def people_base(people: People) -> FastAPI:
     async def about() -> Response:
         return json_answer(asdict(people.about))
 
-    async def refused(_: Request, error: Exception) -> Response:
+    async def refused(request: Request, error: Exception) -> Response:
         code, text, headers = _told(error)
+        if code == 405:
+            headers["allow"] = ", ".join(sorted(_allowed(app, request)))
         return json_answer({"error": text}, code, headers)
 
     add_page(app)
@@ -158,6 +163,13 @@ def people_base(people: People) -> FastAPI:
     app.add_exception_handler(HTTPException, refused)
     app.add_exception_handler(Exception, refused)
     return app
+
+
+def _allowed(app: FastAPI, request: Request) -> set[str]:
+    """Every method of a path; one route that has the path knows only its own."""
+    routes = (route for route in app.routes if isinstance(route, Route))
+    found = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    return {method for route in found for method in route.methods or ()}
 
 
 def bare_app() -> FastAPI:

@@ -21,6 +21,9 @@ class Seen:
     edge: Key
 
 
+NOTHING = Seen({}, _ALL)
+
+
 def seen(page: Page) -> Seen:
     return Seen({row["path"]: row for row in page.rows}, _key(page.following) if page.following else _ALL)
 

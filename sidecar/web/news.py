@@ -14,7 +14,7 @@ from typing import Any
 
 from sidecar.dumps.catalog import Page
 from sidecar.dumps.query import Query
-from sidecar.web.changes import Seen, changed, seen
+from sidecar.web.changes import NOTHING, Seen, changed, seen
 from sidecar.web.library import Library
 
 LISTENERS = 8
@@ -76,6 +76,7 @@ class News:
         self._watching: asyncio.Task[None] | None = None
         self._look: asyncio.Task[Page] | None = None
         self._looked = asyncio.Event()  # once since somebody listens
+        self._late = False  # somebody could not wait for that look
         self._wake = asyncio.Event()
 
     def join(self) -> Listener | None:
@@ -98,6 +99,7 @@ class News:
             self._watching.cancel()
             self._watching = None
             self._looked.clear()
+            self._late = False
 
     def close(self) -> None:
         """Send everybody home, and let nobody in any more."""
@@ -110,7 +112,7 @@ class News:
         try:
             await asyncio.wait_for(self._looked.wait(), FIRST_LOOK)
         except TimeoutError:
-            pass
+            self._late = True  # it is told all that the look finds
 
     def happened(self) -> None:
         """The guard has said something. While there is an incident, the volume is looked at as soon as may be."""
@@ -134,7 +136,7 @@ class News:
             page = await self._looked_at()
             if page is not None:
                 now = seen(page)
-                for path, row in changed(last or now, now):
+                for path, row in changed(last or (NOTHING if self._late else now), now):
                     self._tell(path, piece("incident", row) if row is not None else piece("removed", {"path": path}))
                 last = now
                 self._looked.set()

@@ -42,6 +42,7 @@ from sidecar.web.listen import adopt, bind_patiently, is_loopback
 from sidecar.web.liveness.monitor import Monitor
 from sidecar.web.metrics import Metrics
 from sidecar.web.news import News
+from sidecar.web.openapi import add_openapi
 from sidecar.web.pool import Pool
 from sidecar.web.server import App, QuietServer
 from sidecar.web.state import EngineState, state_from
@@ -115,7 +116,9 @@ class Web:
         rounds = asyncio.create_task(self._doctor.run())
         cluster = asyncio.create_task(self._cluster.run())
         people = People(library=self._library, news=self._news, tickets=tickets, about=self._about())
-        gate = Gate(people_app(self, people), token, tickets)
+        api = people_app(self, people)
+        add_openapi(api, "Rankguard, beside an engine", asks=token is not None)
+        gate = Gate(api, token, tickets)
         ports = {
             "listen": asyncio.create_task(
                 self._port("listen", settings.listen, machine_app(self), loopback_only=False)

@@ -140,6 +140,65 @@ def wait_for_a_queue() -> None:
     queue.Queue().get()
 
 
+def read_an_answer() -> None:
+    """Of a server that takes the connection and says nothing."""
+    import http.client
+
+    server = socket.create_server(("127.0.0.1", 0))
+    ask = http.client.HTTPConnection("127.0.0.1", server.getsockname()[1])
+    ask.request("GET", "/weights")
+    ask.getresponse()
+
+
+def connect_again() -> None:
+    """To a port that nobody listens at, for ever."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        while True:
+            try:
+                socket.create_connection(taken.getsockname()).close()
+            except OSError:
+                time.sleep(0.5)
+
+
+def import_what_is_being_imported() -> None:
+    """Another thread imports a module that does not get to its end."""
+    Path("slow_module.py").write_text("import threading\nthreading.Event().wait()\n")
+    sys.path.insert(0, os.getcwd())
+    threading.Thread(target=__import__, args=("slow_module",), name="importer", daemon=True).start()
+    time.sleep(0.5)
+    __import__("slow_module")
+
+
+def be_held_by_the_kernel() -> None:
+    """As long as its vfork's child neither ends nor becomes another program."""
+    libc = ctypes.PyDLL(None)
+    if libc.vfork() == 0:
+        libc.prctl(1, int(signal.SIGKILL))
+        libc.pause()
+
+
+def wait_for_a_thread() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    ThreadPoolExecutor(1, thread_name_prefix="fetcher").submit(read_a_socket).result()
+
+
+def run_an_event_loop() -> None:
+    import asyncio
+
+    asyncio.run(asyncio.Event().wait())
+
+
+def encode_for_long() -> None:
+    """Steps that take a second each in one call of C, for which the others wait."""
+    text = {str(number): [number] * 20 for number in range(20_000)}
+    while True:
+        for _ in range(5):
+            json.dumps(text)
+        all_reduce()
+
+
 def eat_memory() -> None:
     held = []
     while True:
@@ -222,6 +281,17 @@ def play(scene: str, rank: int, groups: SimpleNamespace) -> None:
         _wait_for_work(rank)
     elif what == "flight":
         wait_for_a_lock() if rank == 2 else all_reduce()
+    elif what == "two_and_two":
+        if rank < 2:
+            all_reduce()
+        else:
+            dist.all_gather([torch.ones(8) for _ in range(dist.get_world_size())], torch.ones(8))
+    elif what == "pipeline_first":
+        lock_a_file() if rank == 0 else dist.recv(torch.ones(8), src=rank - 1)
+    elif what == "monitored_barrier":
+        sleep_for_ever() if rank == 2 else dist.monitored_barrier()
+    elif what == "encode":
+        encode_for_long() if rank == 1 else run_steps(0.0)
     elif what == "nobody_waits":
         wait_for_a_lock() if rank == 1 else read_a_pipe()
     elif str(rank) == who:
@@ -244,9 +314,12 @@ PARTS: dict[str, Callable[[], None]] = {
     "fifo": open_a_fifo, "flock": lock_a_file, "child": wait_for_a_child, "gil_asleep": hold_the_gil_asleep,
     "gil_busy": hold_the_gil_busy, "one_line": loop_on_one_line, "lines": loop_over_lines, "deadlock": two_locks,
     "product": long_matrix_product, "full_pipe": write_to_a_full_pipe, "queue": wait_for_a_queue,
-    "compile": compile_a_kernel, "oom": eat_memory,
+    "compile": compile_a_kernel, "oom": eat_memory, "answer": read_an_answer, "again": connect_again,
+    "import": import_what_is_being_imported, "held": be_held_by_the_kernel, "thread": wait_for_a_thread,
+    "loop": run_an_event_loop,
     "abort": end_by(os.abort), "segfault": end_by(lambda: ctypes.string_at(1)),
-    "exit": end_by(lambda: os._exit(3)), "bus": end_by(lambda: os.kill(os.getpid(), signal.SIGBUS)),
+    "exit": end_by(lambda: os._exit(3)), "raise": end_by(lambda: {}["weights"]),
+    "bus": end_by(lambda: os.kill(os.getpid(), signal.SIGBUS)),
 }  # fmt: skip
 
 
@@ -260,7 +333,7 @@ def dump_flight(folder: Path, rank: int) -> None:
     threading.Event().wait()
 
 
-DEATHS = ("oom", "abort", "segfault", "exit", "bus")
+DEATHS = ("oom", "abort", "segfault", "exit", "bus", "raise")
 
 
 def be_rank(scene: str, rank: int, world: int, folder: Path) -> None:

@@ -42,6 +42,17 @@ EXPECTED: dict[str, tuple[Judgement, tuple[str, ...], tuple[str, ...]]] = {
     "stopped": (STUCK, ("TP1",), ("TP1 is stopped by a signal", "2 of 3 ranks wait in all_reduce")),
     "flight-recorder": (STUCK, ("TP2",), ("2 of 3 ranks wait in all_reduce", "TP2 is in scenes.wait_for_a_lock")),
     "nobody-waits": (STUCK, ("TP1",), ("read_a_pipe", "TP1 is in scenes.wait_for_a_lock")),
+    "http-answer": (STUCK, ("TP1",), ("2 of 3 ranks wait in all_reduce", "TP1 ", "socket")),
+    "connects-again": (STUCK, ("TP2",), ("2 of 3 ranks wait in all_reduce", "TP2 is in scenes.connect_again")),
+    "import-lock": (STUCK, ("TP1",), ("2 of 3 ranks wait in all_reduce", "TP1 ", "lock")),
+    "two-and-two": (STUCK, (), ("different collectives", "TP0-1 wait in all_reduce", "TP2-3 wait in all_gather")),
+    "pipeline-from-the-first": (STUCK, ("TP0",), ("3 of 4 ranks wait in recv", "TP0 is in scenes.lock_a_file",
+                                                  "file lock")),
+    "held-by-the-kernel": (STUCK, ("TP1",), ("2 of 3 ranks wait in all_reduce", "TP1 ", "held by the kernel")),
+    "thread-of-a-pool": (STUCK, ("TP2",), ("2 of 3 ranks wait in all_reduce", "TP2 waits in _base.result")),
+    "event-loop": (STUCK, ("TP0",), ("2 of 3 ranks wait in all_reduce", "TP0 waits in selectors.select")),
+    "monitored-barrier": (STUCK, ("TP2",), ("2 of 3 ranks wait in monitored_barrier", "TP2 is in scenes.sleep_for")),
+    "exception": (DIED, ("TP0",), ("TP0 exited with status 1; the other 2 ranks waited for it in all_reduce",)),
     "out-of-memory": (DIED, ("TP2",), ("TP2 was killed by the kernel for memory (container limit 400 MiB); the other"
                                        " 2 ranks waited for it in all_reduce.",)),
     "abort": (DIED, ("TP1",), ("TP1 was killed by signal 6 (SIGABRT)", "waited for it in all_reduce")),
@@ -54,6 +65,7 @@ EXPECTED: dict[str, tuple[Judgement, tuple[str, ...], tuple[str, ...]]] = {
     "healthy-slow": (BUSY, (), ("model_step", "running in between")),
     "healthy-slower": (BUSY, (), ("model_step", "running in between")),
     "healthy-long-product": (BUSY, ("TP1",), ("TP1 is in scenes.long_matrix_product", "of a core")),
+    "healthy-encodes": (BUSY, (), ()),
     "healthy-compiles": (Judgement.COMPILING, ("TP1",), ("TP1 is compiling",)),
     "healthy-idle": (Judgement.IDLE, (), ("All 3 ranks wait for requests",)),
 }  # fmt: skip
@@ -81,7 +93,7 @@ def test_no_healthy_series_is_called_stuck(name: str) -> None:
     assert finding.judgement not in (STUCK, Judgement.STILL)
     assert "stuck" not in finding.sentence
     wrong = case("lock")["liveness"]
-    if "move" in EXPECTED[name][2][0]:
+    if any("move" in word for word in EXPECTED[name][2]):
         again, _ = explained({**case(name), "liveness": wrong, "reason": "EngineStalled"})
         assert again.judgement is BUSY
         assert "slow rather than stuck" in again.sentence

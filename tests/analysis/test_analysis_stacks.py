@@ -29,7 +29,13 @@ def thread(*functions: str, name: str = "MainThread", pid: int = 1, **more: Any)
     frames = []
     for function in reversed(functions):
         title, _, line = function.partition(":")
-        frames.append({"name": title, "filename": f"/srv/engine/{title}.py", "line": int(line or 1)})
+        frames.append(
+            {
+                "name": title,
+                "filename": "libc.so.6" if title.startswith("0x") else f"/srv/engine/{title}.py",
+                "line": int(line or 1),
+            }
+        )
     return {"thread_name": name, "os_thread_id": pid, "owns_gil": False, "frames": frames, **more}
 
 
@@ -59,6 +65,13 @@ def test_what_all_have_in_common_is_there_once_and_the_odd_one_is_marked() -> No
     assert "-- thread pool-N_N: TP0-7" in shown
     assert "GIL: TP5 MainThread in encode (encode.py:1)" in shown
     assert shown.index("-- main threads, the outermost call first") < shown.index("-- thread pool-N_N: TP0-7")
+
+
+def test_addresses_of_native_frames_part_no_ranks() -> None:
+    """A frame without a symbol is named by its address, which is another one in every process."""
+    native = "0x7f{}e0a04524a"
+    merged = merge([Dump(f"TP{n}", 1, [thread("main", native.format(n))]) for n in range(3)], "generic")
+    assert [(node.function, node.threads) for node, _, _ in walk(merged.main)] == [("main", 3), ("0x…", 3)]
 
 
 def test_the_json_says_the_same_without_depth() -> None:

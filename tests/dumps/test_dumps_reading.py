@@ -167,3 +167,32 @@ def test_retention_leaves_a_pinned_incident(tmp_path):
     argv = [sys.executable, "-m", "sidecar", "incidents", "prune", "--keep", "0", "--dump-dir", str(tmp_path)]
     subprocess.run(argv, check=True, timeout=60, capture_output=True)
     assert (kept.is_dir(), newest.is_dir()) == (True, False)
+
+
+VERDICT = {"sentence": "7 of 8 ranks wait in all_reduce; TP5 is in tokenizer.encode", "confidence": "high"}
+
+
+@pytest.mark.parametrize(
+    ("verdict", "said"),
+    [
+        (None, ("", "", [])),
+        ("words", ("", "", [])),
+        (VERDICT | {"apart": ["TP5", "server"]}, (VERDICT["sentence"], "high", ["TP5", "server"])),
+        ({"sentence": ["x"], "confidence": {}, "apart": {"TP5": 1}}, ("", "", [])),
+        ({"apart": ["x" * 100, 1, None, ["TP5"], *["y"] * 100]}, ("", "", ["x" * 64, *["y"] * 31])),
+        ({"sentence": "z" * 5000}, ("z" * 1000 + "…", "", [])),
+    ],
+)
+def test_a_row_says_what_the_verdict_says(tmp_path, verdict, said):
+    """The sentence, how sure it is and who stands apart, of bounded size; nothing where the record has else."""
+    home = put(tmp_path, incident(1))
+    rewrite(home, verdict=verdict)
+    (row,) = Catalog(str(tmp_path)).page(Query()).rows
+    assert (row["sentence"], row["confidence"], row["apart"]) == said
+
+
+@pytest.mark.parametrize(("words", "found"), [("all_reduce SERVER", 1), ("tokenizer high", 1), ("TP4", 0)])
+def test_a_search_reads_the_verdict(tmp_path, words, found):
+    rewrite(put(tmp_path, incident(1)), verdict=VERDICT | {"apart": ["TP5", "server"]})
+    put(tmp_path, incident(2))
+    assert len(Catalog(str(tmp_path)).page(query_from({"q": words})).rows) == found

@@ -210,6 +210,7 @@ def test_a_bundle_holds_everything_and_an_index(viewer, volume):
         found = {member.name: archive.extractfile(member).read() for member in archive if member.isreg()}
         assert len(found) == len(archive.getmembers())
     index = json.loads(found.pop(f"{row['id']}/index.json"))
+    readme = found.pop(f"{row['id']}/README.txt").decode().splitlines()
     home = volume / row["path"]
     there = {
         f"{row['id']}/{p.relative_to(home)}": p.read_bytes()
@@ -220,7 +221,12 @@ def test_a_bundle_holds_everything_and_an_index(viewer, volume):
     assert {file["path"]: file["bytes"] for file in index["files"]} == {
         name.removeprefix(f"{row['id']}/"): len(data) for name, data in there.items()
     }
+    assert all(line.isprintable() for line in readme)
+    for file in index["files"]:  # one name in it has a line's end and escapes
+        (line,) = [line for line in readme if file["sha256"] in line]
+        assert line.split(maxsplit=2) == [str(file["bytes"]), file["sha256"], ascii(file["path"])[1:-1]]
     assert index["more_left_out"] == 3
+    assert readme[-1].startswith("left out: 3 more")
     (link,) = [row for row in viewer.rows(unreadable="true") if "link" in row["unreadable"]]
     assert viewer.incidents(f"/{link['path']}/bundle").status_code == 404
 

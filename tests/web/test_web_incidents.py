@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dump_folders import STACK, incident, put
-from web_harness import wait_for
+from web_harness import wait_for, web_process
 
+from sidecar.dumps.catalog import Catalog
+from sidecar.dumps.volume import Volume
 from sidecar.web.keeper import counters_path
 
 
@@ -27,3 +29,20 @@ def test_a_sidecar_that_has_counted_nothing_says_that_too(web):
     file = web.folder / counters_path(".", web.settings.pod_uid)
     wait_for(file.exists, "the counters' file")
     assert b'[["sigkill"],0]' in file.read_bytes()
+
+
+def test_the_sidecar_says_what_it_keeps_and_leaves_that_on_the_volume(tmp_path):
+    """Its own folder and its own limits; and whoever reads the whole volume is told the same of it."""
+    folder = tmp_path / "prod" / "llm-0"
+    folder.mkdir(parents=True)
+    homes = [put(folder, incident(hours, pod="prod/llm-0")) for hours in (1, 2, 3)]
+    pod = {"pod_namespace": "prod", "pod_name": "llm-0", "pod_uid": "uid-llm-0"}
+    with web_process(folder, dump_max_incidents=2, **pod) as web:
+        wait_for((folder / counters_path(".", "uid-llm-0")).exists, "the counters' file")
+        (own,) = wait_for(lambda: (s := web.api("volume").json())["complete"] and s["pods"], "the whole folder", 60)
+    assert (own["namespace"], own["pod"], own["incidents"], own["alive"]) == ("prod", "llm-0", 3, True)
+    assert own["limits"]["max_incidents"] == 2
+    assert [step["path"] for step in own["next"] if step["why"] == "number"] == [homes[2].name, homes[1].name]
+    (row,) = Volume(str(tmp_path), Catalog(str(tmp_path))).look(600)["pods"]
+    steps = [step | {"path": step["path"].removeprefix("prod/llm-0/"), "at": step["at"] and ""} for step in row["next"]]
+    assert row | {"next": steps} == own | {"next": [step | {"at": step["at"] and ""} for step in own["next"]]}

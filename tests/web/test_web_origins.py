@@ -31,7 +31,7 @@ def asked(request, tmp_path_factory):
         ("GET", "/api/v1/incidents", {"sec-fetch-mode": "cors"}),
         ("GET", "/api/v1/events", {"sec-fetch-mode": "no-cors"}),
         ("GET", "/api/v1/incidents", WINDOW),
-        ("GET", "/page/style.css", {"sec-fetch-mode": "no-cors", "sec-fetch-dest": "style"}),
+        ("GET", "/page/js/main.js", {"sec-fetch-mode": "no-cors", "sec-fetch-dest": "script"}),
         ("GET", "/", {"sec-fetch-mode": "no-cors", "sec-fetch-dest": "image"}),
         ("GET", "/", {"sec-fetch-mode": "navigate", "sec-fetch-dest": "iframe"}),
         ("GET", "/", {"sec-fetch-mode": "navigate"}),
@@ -58,7 +58,7 @@ def test_a_link_may_lead_to_the_page(asked, site):
 def test_our_own_page_a_person_and_curl(asked, site):
     given = [] if site is None else [("sec-fetch-site", site)]
     assert asked("GET", "/api/v1/incidents", given) == 200
-    assert asked("GET", "/page/style.css", given) == 200
+    assert asked("GET", "/page/js/main.js", given) == 200
     assert asked("POST", "/api/v1/captures", given) == 202
 
 

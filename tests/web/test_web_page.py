@@ -12,6 +12,7 @@ import sidecar.web
 from sidecar.version import VERSION
 
 FOLDER = Path(sidecar.web.__file__).parent / "page"
+STYLE = "/page/" + next(path.relative_to(FOLDER).as_posix() for path in FOLDER.rglob("*.css"))
 KINDS = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8", ".svg": "image/svg+xml"}
 POLICY = {
     "default-src 'none'", "script-src 'self'", "style-src 'self'", "img-src 'self'", "connect-src 'self'",
@@ -52,8 +53,8 @@ def test_every_file_of_the_page(shared):
 @pytest.mark.parametrize(
     "path",
     [
-        "", "index.html", "js", "js/", "js/../style.css", "../gate.py", "..%2fgate.py", "%2e%2e/gate.py", "/etc/passwd",
-        "%2Fetc%2Fpasswd", "style.css%00", "style.css/", "Style.css", "../page/style.css",
+        "", "index.html", "js", "js/", "js/../js/main.js", "../gate.py", "..%2fgate.py", "%2e%2e/gate.py",
+        "/etc/passwd", "%2Fetc%2Fpasswd", "js/main.js%00", "js/main.js/", "js/Main.js", "../page/js/main.js",
     ],
 )  # fmt: skip
 def test_nothing_but_the_page_s_own_files(shared, path):
@@ -89,9 +90,9 @@ def test_the_page_asks_for_the_token(tmp_path):
             assert set(page.headers["content-security-policy"].split("; ")) == POLICY
             assert page.headers["cache-control"] == "no-store"
         assert web.request("HEAD", "/", "api_listen").status_code == 401
-        assert web.get("/page/style.css", "api_listen").status_code == 200
+        assert web.get(STYLE, "api_listen").status_code == 200
         assert web.get("/page/nothing.css", "api_listen").status_code == 404
-        refused = [("POST", "/"), ("POST", "/page/style.css"), ("GET", "/page"), ("GET", "//page/style.css")]
+        refused = [("POST", "/"), ("POST", STYLE), ("GET", "/page"), ("GET", f"/{STYLE}")]
         refused += [("GET", f"/api/v1{more}") for more in ("", "/about", "/events", "/status", "/incidents")]
         for method, path in refused:
             answer = web.request(method, path, "api_listen")

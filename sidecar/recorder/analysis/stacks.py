@@ -2,7 +2,7 @@
 
 Input is what `py-spy dump --json` says of each rank. It comes from processes that may be broken or hostile: nothing
 here raises, everything is bounded, and the cost grows with the number of frames alone. A node is a function of a file;
-its lines, which jitter, tell no two nodes apart.
+its lines, which jitter, tell no two nodes apart, nor do addresses, which are others in every process.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ _MOST_NODES = 100_000
 _MOST_LINES = 4  # of one node
 _MOST_STANDS = 50_000
 _DIGITS = re.compile(r"[0-9]+")
+_ADDRESS = re.compile(r"0x[0-9a-fA-F]{4,}")  # py-spy's name for a native frame without a symbol
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +119,7 @@ class Merger:
         self._stacks: dict[str, dict[tuple[int, str], tuple[Frame, ...]]] = {}  # of each rank's threads
         self._nodes = 0
         self._files: dict[str, str] = {}
+        self._functions: dict[str, str] = {}
         self._roots: dict[str, Node] = {}
 
     def add(self, rank: str, threads: Sequence[Thread]) -> None:
@@ -157,7 +159,7 @@ class Merger:
         node.ranks |= bit
         node.threads += 1
         for done, (function, path, line) in enumerate(reversed(frames)):
-            key = visible(function), self._file(path)
+            key = self._function(function), self._file(path)
             child = node.children.get(key)
             if child is None:
                 if self._nodes >= _MOST_NODES:
@@ -172,6 +174,12 @@ class Merger:
                 node.lines.append(line)
         node.ends += 1
         return node
+
+    def _function(self, function: str) -> str:
+        found = self._functions.get(function)
+        if found is None:
+            found = self._functions[function] = _ADDRESS.sub("0x…", visible(function))
+        return found
 
     def _file(self, path: str) -> str:
         found = self._files.get(path)

@@ -123,26 +123,50 @@ export function downloadLink(path, label, props) {
 }
 
 /** The server's events, until the function that this gives is called. `handlers`: {name: (data) => …}, and
- *  `state: ("on" | "off") => …`. It comes back by itself when the connection is lost. */
+ *  `state: ("on" | "off") => …`. It comes back by itself when the connection is lost, and pauses while the page is not
+ *  seen: a browser has six connections for one host, and six forgotten tabs would take them all. */
 export function events(handlers) {
   const over = new AbortController();
-  (async () => {
-    for (let wait = 1; !over.signal.aborted; wait = Math.min(30, wait * 2)) {
-      try {
-        const answer = await request("GET", url("events"), { signal: over.signal, headers: { accept: "text/event-stream" } });
-        handlers.state?.("on");
-        wait = 1;
-        await dispatch(answer.body, handlers);
-      } catch (error) {
-        if (over.signal.aborted) return;
-        if (error.status === 404 || error.status === 401) break; // there are none here
-      }
-      handlers.state?.("off");
-      await new Promise((again) => setTimeout(again, wait * 1000));
-    }
-    handlers.state?.("off");
-  })();
+  listen(handlers, over.signal);
   return () => over.abort();
+}
+
+async function listen(handlers, over) {
+  for (let wait = 1; !over.aborted; wait = Math.min(30, wait * 2)) {
+    await seen();
+    if (over.aborted) return;
+    const hidden = new AbortController();
+    const hide = () => { if (document.hidden) hidden.abort(); };
+    document.addEventListener("visibilitychange", hide);
+    try {
+      const signal = AbortSignal.any([over, hidden.signal]);
+      const answer = await request("GET", url("events"), { signal, headers: { accept: "text/event-stream" } });
+      handlers.state?.("on");
+      wait = 1;
+      await dispatch(answer.body, handlers);
+    } catch (error) {
+      if (over.aborted) return;
+      if (error.status === 404 || error.status === 401) break; // there are none here
+    } finally {
+      document.removeEventListener("visibilitychange", hide);
+    }
+    if (hidden.signal.aborted) continue;
+    handlers.state?.("off");
+    await new Promise((again) => setTimeout(again, wait * 1000));
+  }
+  handlers.state?.("off");
+}
+
+function seen() {
+  return new Promise((resolve) => {
+    const look = () => {
+      if (document.hidden) return;
+      document.removeEventListener("visibilitychange", look);
+      resolve();
+    };
+    document.addEventListener("visibilitychange", look);
+    look();
+  });
 }
 
 async function dispatch(stream, handlers) {

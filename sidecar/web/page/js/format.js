@@ -31,6 +31,11 @@ export function words(from, key) {
   return Array.isArray(value) ? value.filter((one) => typeof one === "string") : [];
 }
 
+/** The beginning of a long text, with a sign that there is more. */
+export function cut(value, most) {
+  return value.length > most ? `${value.slice(0, most)}…` : value;
+}
+
 /** `18.2 KiB` */
 export function bytes(count) {
   if (typeof count !== "number" || !Number.isFinite(count)) return "–";

@@ -2,6 +2,7 @@
 
 import { fill, h } from "../dom.js";
 import { bytes, dict, dicts, number, text, words } from "../format.js";
+import { reachable } from "./file_rows.js";
 import { preview } from "./preview.js";
 
 const MOST_GPUS = 128;
@@ -14,7 +15,7 @@ export function collective(incident) {
 }
 
 function asked(incident, kind, title, build) {
-  const [found] = incident.captured(kind);
+  const found = incident.captured(kind).find((one) => reachable(incident, text(one, "path")));
   const tried = incident.artifacts.filter((one) => text(one, "kind") === kind);
   if (!found && !tried.length) return null;
   const body = h("div");

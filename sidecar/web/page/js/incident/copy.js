@@ -2,7 +2,7 @@
 
 import { h, replace } from "../dom.js";
 import { dicts, text } from "../format.js";
-import { issueText, LEFT_OUT } from "./copy_text.js";
+import { issueText, LEFT_OUT, placesOf } from "./copy_text.js";
 
 const MOST = 256 * 1024; // bytes of a file that is looked through
 
@@ -11,7 +11,7 @@ export function copyButton(incident) {
 }
 
 async function open(incident) {
-  const [tree, program] = [read(incident, "analysis/stacks.txt"), programOf(incident)];
+  const [tree, program] = [treeOf(incident), programOf(incident)];
   const named = h("input", { type: "checkbox", id: "copy-names", onchange: fillIn });
   const area = h("textarea", { id: "copy-text", readonly: true, rows: "18", spellcheck: "false", class: "mono" });
   const said = h("p", { role: "status", class: "muted" });
@@ -54,6 +54,17 @@ async function read(incident, file) {
   if (!incident.has(file)) return "";
   try {
     return (await incident.text(file, MOST)).text;
+  } catch {
+    return "";
+  }
+}
+
+/** The merged stacks as text, or at least where each rank stood. */
+async function treeOf(incident) {
+  const tree = await read(incident, "analysis/stacks.txt");
+  if (tree || !incident.has("analysis/stacks.json")) return tree;
+  try {
+    return placesOf(await incident.json("analysis/stacks.json"));
   } catch {
     return "";
   }

@@ -22,11 +22,12 @@ export function issueText({ record, path = "", tree = "", program = [], names = 
   const verdict = dict(record, "verdict");
   const sentence = text(verdict, "sentence") || text(record, "summary") || text(record, "reason");
   const lines = [`### ${plain(safe(sentence)) || "An incident"}`, ""];
-  for (const [name, value] of factsOf(record, program, names)) if (value) lines.push(`- ${name}: ${code(safe(value))}`);
+  for (const [name, value] of factsOf(record, program)) if (value) lines.push(`- ${name}: ${code(safe(value))}`);
+  if (names) for (const [name, value] of namesOf(record)) if (value) lines.push(`- ${name}: ${code(clean(maskText(value)).slice(0, 300))}`);
   const reasons = words(verdict, "reasons").slice(0, 12);
   if (reasons.length) lines.push("", "Why:", "", fenced(reasons.map((one) => `- ${safe(one)}`)));
   const summary = text(record, "summary");
-  if (summary && summary !== sentence) lines.push("", "In one sentence:", "", fenced([safe(summary)]));
+  if (summary && summary !== sentence) lines.push("", "What became of it:", "", fenced([safe(summary)]));
   const steps = momentsOf(stepsOf(record)).filter(({ event }) => event !== "opened");
   if (steps.length) lines.push("", "Timeline:", "", fenced(steps.slice(0, MOST_STEPS).map((step) => stepLine(step, safe)), steps.length - MOST_STEPS, "steps"));
   const [shown, left] = mainThreads(tree);
@@ -34,7 +35,7 @@ export function issueText({ record, path = "", tree = "", program = [], names = 
   return `${lines.join("\n")}\n`;
 }
 
-function factsOf(record, program, names) {
+function factsOf(record, program) {
   const first = firstOf(record);
   const verdict = dict(record, "verdict");
   const decision = dict(record, "decision");
@@ -56,9 +57,12 @@ function factsOf(record, program, names) {
     ["when", at ? moment(at) : ""],
     ["Rankguard", text(dict(record, "recorder"), "version")],
     ["versions", program.slice(0, 8).join(", ")],
-    ["pod", names ? podOf(record) : ""],
-    ["node", names ? text(dict(record, "pod"), "node") : ""],
   ];
+}
+
+/** The names that were asked for, which look like hosts and are to be seen. */
+function namesOf(record) {
+  return [["pod", podOf(record)], ["node", text(dict(record, "pod"), "node")], ["group", text(record, "group")]];
 }
 
 function ranksOf(record) {
@@ -71,6 +75,18 @@ function stepLine({ ms, event, detail }, safe) {
   return `${ms.toFixed(1).padStart(10)} ms  ${safe(event)}${said ? `: ${said}` : ""}`;
 }
 
+/** Where each rank's main thread stood, out of analysis/stacks.json, in lines like those of stacks.txt. */
+export function placesOf(stacks) {
+  const [snapshot] = dicts(stacks, "snapshots");
+  const together = new Map();
+  for (const [rank, place] of Object.entries(dict(snapshot, "places")).slice(0, 4096)) {
+    const name = `${text(place, "name") || "?"}${text(place, "kind") === "collective" ? " [collective]" : ""}`;
+    together.set(name, [...(together.get(name) ?? []), rank]);
+  }
+  const rows = [...together].sort(([, one], [, other]) => other.length - one.length);
+  return rows.length ? ["== where the main threads stood", "", ...rows.map(([name, ranks]) => `  ${name}  ${ranks.slice(0, 16).join(", ")}${ranks.length > 16 ? ` and ${ranks.length - 16} more` : ""}`)].join("\n") : "";
+}
+
 /** The main threads of the first snapshot, as analysis/stacks.txt has them: `[lines, how many more]`. */
 function mainThreads(tree) {
   const all = tree.split("\n");
@@ -78,7 +94,7 @@ function mainThreads(tree) {
   if (begin < 0) return [[], 0];
   const rest = all.slice(begin);
   const main = rest.findIndex((line) => line.startsWith("-- main"));
-  const end = rest.findIndex((line, at) => at > main && /^(-- |== )/.test(line));
+  const end = rest.findIndex((line, at) => at > Math.max(main, 0) && /^(-- |== )/.test(line));
   const lines = rest.slice(0, end < 0 ? undefined : end);
   while (lines.length && !lines.at(-1).trim()) lines.pop();
   return [lines.slice(0, MOST_LINES).map((line) => line.slice(0, 300)), Math.max(0, lines.length - MOST_LINES)];

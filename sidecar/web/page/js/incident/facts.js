@@ -1,9 +1,10 @@
 // The facts of an incident as a list, its failures as a table, and what became of the engine.
 
-import { h } from "../dom.js";
-import { ago, dict, dicts, moment, number, seconds, text, words } from "../format.js";
+import { h, replace } from "../dom.js";
+import { ago, cut, dict, dicts, moment, number, seconds, text, words } from "../format.js";
 
-const MOST = 100; // failures, processes
+const MOST = 100; // processes, and failures at a time
+const AT_FIRST = 8; // failures
 
 /** The failure that came first, {} where there is none. */
 export function firstOf(record) {
@@ -38,7 +39,7 @@ export function facts({ record }) {
     ["When", at ? `${moment(at)}, ${ago(at)}` : ""],
     ["Reason", text(record, "reason")],
     ["Decision", [text(decision, "action"), deadline === null ? "" : `evidence within ${seconds(deadline)}`].filter(Boolean).join(", ")],
-    ["Because", because.length ? h("ul", { class: "plain" }, because.slice(0, 20).map((one) => h("li", null, one))) : ""],
+    ["Because", because.length ? h("ul", { class: "plain" }, because.slice(0, 20).map((one) => h("li", null, cut(one, 2000)))) : ""],
     ["Engine", text(record, "engine")],
     ["Pod", podOf(record)],
     ["Node", text(pod, "node")],
@@ -47,9 +48,9 @@ export function facts({ record }) {
     ["Ended", ended(record)],
     ["Signature", text(record, "signature") ? h("span", { class: "mono" }, text(record, "signature")) : ""],
     ["Written by", text(dict(record, "recorder"), "version") ? `Rankguard ${text(dict(record, "recorder"), "version")}` : ""],
-    ["Notes", words(record, "notes").length ? h("ul", { class: "plain" }, words(record, "notes").slice(0, 20).map((one) => h("li", null, one))) : ""],
+    ["Notes", words(record, "notes").length ? h("ul", { class: "plain" }, words(record, "notes").slice(0, 20).map((one) => h("li", null, cut(one, 2000)))) : ""],
   ];
-  return h("dl", { class: "facts" }, rows.filter(([, value]) => value).map(([name, value]) => h("div", null, h("dt", null, name), h("dd", null, value))));
+  return h("dl", { class: "facts" }, rows.filter(([, value]) => value).map(([name, value]) => h("div", null, h("dt", null, name), h("dd", null, typeof value === "string" ? cut(value, 500) : value))));
 }
 
 /** `20261120T235959.123Z-…` tells when it began. */
@@ -72,18 +73,31 @@ export function failures(record) {
   const all = dicts(record, "failures");
   if (!all.length) return null;
   const first = firstOf(record);
-  const rows = all.slice(0, MOST).map((one) => h("tr", { class: one === first ? "first" : null },
-    h("th", { scope: "row" }, text(one, "rank") || text(one, "role") || "?", one === first ? h("span", { class: "badge bad" }, "first") : null),
-    h("td", null, text(one, "role")), h("td", { class: "number" }, text(one, "pid")), h("td", null, text(one, "cause")), h("td", null, statusOf(one)),
-    h("td", { class: "nowrap" }, text(one, "observed_at").slice(11, 26)), h("td", null, text(one, "seen_by")), h("td", { class: "wrap" }, text(one, "detail").slice(0, 2000))));
+  const order = [first, ...all.filter((one) => one !== first)];
+  const body = h("tbody");
+  const more = h("button", { type: "button", onclick: () => add(MOST) });
+  const add = (count) => {
+    const shown = body.children.length;
+    body.append(...order.slice(shown, shown + count).map((one) => failureRow(one, one === first)));
+    const left = order.length - body.children.length;
+    more.hidden = left <= 0;
+    replace(more, `${Math.min(MOST, left)} more of ${order.length}`);
+  };
+  add(AT_FIRST);
   const titles = ["Rank", "Role", ["PID"], "Cause", "Status", "Seen (UTC)", "Seen by", "Detail"];
   return [
     h("h2", null, all.length === 1 ? "The failure" : `${all.length} failures: the first, and what followed`),
     h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": "Failures" }, h("table", null,
       h("thead", null, h("tr", null, titles.map((one) => h("th", { scope: "col", class: Array.isArray(one) ? "number" : null }, one)))),
-      h("tbody", null, rows))),
-    all.length > MOST ? h("p", { class: "muted" }, `${all.length - MOST} more failures are in incident.json.`) : null,
+      body)), more,
   ];
+}
+
+function failureRow(one, first) {
+  return h("tr", { class: first ? "first" : null },
+    h("th", { scope: "row" }, cut(nameIn(one) || "?", 60), first ? h("span", { class: "badge bad" }, "first") : null),
+    h("td", null, cut(text(one, "role"), 40)), h("td", { class: "number" }, cut(text(one, "pid"), 20)), h("td", null, cut(text(one, "cause"), 60)), h("td", null, cut(statusOf(one), 200)),
+    h("td", { class: "nowrap" }, text(one, "observed_at").slice(11, 26)), h("td", null, cut(text(one, "seen_by"), 60)), h("td", { class: "wrap roomy" }, cut(text(one, "detail"), 2000)));
 }
 
 /** What was killed, and what would not go. `null` where nothing was to be ended. */
@@ -93,13 +107,17 @@ export function termination(record) {
   const drain = survivors.some((one) => text(one, "state") === "D");
   const alive = survivors.length ? h("div", { class: "notice bad" },
     h("p", null, h("strong", null, `${survivors.length === 1 ? "1 process" : `${survivors.length} processes`} did not go${drain ? "; the node needs a drain" : ""}`)),
-    h("ul", { class: "plain" }, survivors.slice(0, MOST).map((one) => h("li", null, `${nameOf(one)} in state ${text(one, "state") || "?"}${text(one, "wchan") ? `, held in ${text(one, "wchan")}` : ""}${text(one, "state") === "D" ? ": in the kernel, where no signal reaches it" : ""}`)))) : null;
+    h("ul", { class: "plain" }, survivors.slice(0, MOST).map((one) => h("li", null, `${nameOf(one)} in state ${cut(text(one, "state"), 20) || "?"}${text(one, "wchan") ? `, held in ${cut(text(one, "wchan"), 80)}` : ""}${text(one, "state") === "D" ? ": in the kernel, where no signal reaches it" : ""}`)))) : null;
   const list = killed.length ? h("details", { class: "more" }, h("summary", null, `${killed.length} killed`),
     h("ul", { class: "columns" }, killed.slice(0, 2000).map((one) => h("li", null, nameOf(one)))),
     killed.length > 2000 ? h("p", null, `and ${killed.length - 2000} more`) : null) : null;
   return alive || list ? [alive, list] : null;
 }
 
+function nameIn(one) {
+  return text(one, "rank") || text(one, "role");
+}
+
 function nameOf(one) {
-  return `${text(one, "rank") || text(one, "role") || text(one, "comm") || "process"} (${text(one, "pid") || "?"})`;
+  return `${cut(nameIn(one) || text(one, "comm") || "process", 80)} (${cut(text(one, "pid"), 20) || "?"})`;
 }

@@ -42,6 +42,11 @@ export function sound(path) {
   return path.length <= 4096 && path.split("/").every((part) => part !== "" && part !== "." && part !== "..");
 }
 
+/** Whether a file that a record names is worth asking for: its path stays in the folder, and the folder has it. */
+export function reachable(incident, path) {
+  return path !== "" && sound(path) && (incident.has(path) || (number(incident.record, "files_left_out") ?? 0) > 0);
+}
+
 /** The rows that are asked for, in order. `by`: a key of a row, "" for the record's order. */
 export function picked(rows, { words = "", kind = "", status = "", by = "", down = false }) {
   const wanted = words.trim().toLowerCase().split(/\s+/).filter(Boolean);

@@ -2,7 +2,7 @@
 
 import { downloadLink, pathOf } from "../api.js";
 import { fill, h, replace } from "../dom.js";
-import { bytes, number, seconds } from "../format.js";
+import { bytes, cut, number, seconds } from "../format.js";
 import { picked, rowsOf } from "./file_rows.js";
 import { preview, readable } from "./preview.js";
 
@@ -89,11 +89,11 @@ function option(value) {
 
 function line(incident, row) {
   const below = h("tr", { hidden: true, class: "below" }, h("td", { colspan: COLUMNS.length }));
-  const status = h("span", { class: `badge ${(Object.hasOwn(STATUS, row.status) && STATUS[row.status]) || ""}` }, row.status.slice(0, 40) || "?");
+  const status = h("span", { class: `badge ${(Object.hasOwn(STATUS, row.status) && STATUS[row.status]) || ""}` }, cut(row.status, 40) || "?");
   return [h("tr", null,
-    h("th", { scope: "row", class: "mono wrap" }, row.path ? row.path.slice(0, 500) : h("span", { class: "muted" }, "no file")),
-    h("td", { class: "mono" }, row.kind.slice(0, 80)), h("td", null, row.rank.slice(0, 80)),
-    h("td", { class: "wrap" }, status, row.odd ? [" ", h("span", { class: "badge bad" }, row.odd)] : null, row.detail ? h("div", { class: "muted small" }, row.detail.slice(0, 1000)) : null),
+    h("th", { scope: "row", class: "mono wrap" }, row.path ? cut(row.path, 200) : h("span", { class: "muted" }, "no file")),
+    h("td", { class: "mono" }, cut(row.kind, 80)), h("td", null, cut(row.rank, 80)),
+    h("td", { class: "wrap" }, status, row.odd ? [" ", h("span", { class: "badge bad" }, row.odd)] : null, row.detail ? h("div", { class: "muted small" }, cut(row.detail, 1000)) : null),
     h("td", { class: "number" }, row.bytes === null ? "–" : h("span", { title: `${row.bytes} bytes` }, bytes(row.bytes))),
     h("td", { class: "number" }, row.seconds === null ? "–" : seconds(row.seconds)),
     h("td", null, checksum(row)), h("td", { class: "nowrap" }, opening(incident, row, below))), below];
@@ -101,9 +101,9 @@ function line(incident, row) {
 
 function opening(incident, row, below) {
   if (!row.there) return "–";
-  const link = downloadLink(`incidents/${pathOf(incident.path)}/artifacts/${pathOf(row.path)}`, "download", { "aria-label": `Download ${row.path}` });
+  const link = downloadLink(`incidents/${pathOf(incident.path)}/artifacts/${pathOf(row.path)}`, "download", { "aria-label": `Download ${cut(row.path, 200)}` });
   if (!readable(row.path)) return link;
-  const toggle = h("button", { type: "button", class: "quiet", "aria-expanded": "false", "aria-label": `Preview ${row.path}`, onclick: () => {
+  const toggle = h("button", { type: "button", class: "quiet", "aria-expanded": "false", "aria-label": `Preview ${cut(row.path, 200)}`, onclick: () => {
     below.hidden = !below.hidden;
     toggle.setAttribute("aria-expanded", String(!below.hidden));
     if (!below.hidden && !below.firstChild.firstChild) fill(below.firstChild, () => preview(incident, row.path));

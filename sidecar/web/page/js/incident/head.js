@@ -2,7 +2,7 @@
 
 import { downloadLink, pathOf } from "../api.js";
 import { h } from "../dom.js";
-import { bytes, dict, dicts, moment, number, text, words } from "../format.js";
+import { bytes, cut, dict, dicts, moment, number, text, words } from "../format.js";
 import { incidentActions } from "../list/actions.js";
 import { copyButton } from "./copy.js";
 import { facts, failures, firstOf, termination } from "./facts.js";
@@ -18,11 +18,11 @@ export function head(incident) {
   const reasons = words(verdict, "reasons");
   return h("header", { class: "incident-head" },
     h("p", { class: "crumbs" }, h("a", { href: "#/" }, "Incidents"), " / ", h("span", { class: "mono wrap" }, incident.path)),
-    h("h1", { class: "wrap" }, sentence.length > LONGEST ? `${sentence.slice(0, LONGEST)}…` : sentence),
+    h("h1", { class: "wrap" }, cut(sentence, LONGEST)),
     h("p", { class: "badges" }, badges(incident)),
     warnings(record),
-    reasons.length ? h("ul", { class: "reasons" }, reasons.slice(0, 12).map((one) => h("li", null, one.slice(0, 2000)))) : null,
-    summary && summary !== sentence ? h("p", { class: "wrap" }, summary.slice(0, 4000)) : null,
+    reasons.length ? h("ul", { class: "reasons" }, reasons.slice(0, 12).map((one) => h("li", null, cut(one, 2000)))) : null,
+    summary && summary !== sentence ? h("p", { class: "wrap" }, cut(summary, 4000)) : null,
     h("div", { class: "actions" },
       copyButton(incident),
       downloadLink(`incidents/${pathOf(incident.path)}/bundle`, `Download everything${number(record, "bytes") === null ? "" : ` (${bytes(number(record, "bytes"))})`}`, { class: "button" }),
@@ -43,13 +43,13 @@ function badges({ record }) {
   const apart = words(verdict, "apart");
   const who = text(first, "rank") || text(first, "role");
   return [
-    text(record, "reason") ? h("span", { class: "badge bad" }, text(record, "reason").slice(0, 60)) : null,
-    who ? h("span", { class: "badge bad" }, `first: ${who.slice(0, 60)}`) : null,
-    text(first, "cause") ? h("span", { class: "badge" }, text(first, "cause").slice(0, 60)) : null,
+    text(record, "reason") ? h("span", { class: "badge bad" }, cut(text(record, "reason"), 60)) : null,
+    who ? h("span", { class: "badge bad" }, `first: ${cut(who, 60)}`) : null,
+    text(first, "cause") ? h("span", { class: "badge" }, cut(text(first, "cause"), 60)) : null,
     !who && apart.length ? h("span", { class: "badge warn" }, `apart: ${apart.slice(0, 4).join(", ").slice(0, 80)}${apart.length > 4 ? ` and ${apart.length - 4} more` : ""}`) : null,
-    judgement ? h("span", { class: `badge ${(Object.hasOwn(JUDGED, judgement) && JUDGED[judgement]) || ""}` }, `judged: ${judgement.slice(0, 40)}`) : null,
-    confidence ? h("span", { class: "badge" }, `confidence: ${confidence.slice(0, 40)}`) : null,
-    text(record, "engine") ? h("span", { class: "badge" }, text(record, "engine").slice(0, 40)) : null,
+    judgement ? h("span", { class: `badge ${(Object.hasOwn(JUDGED, judgement) && JUDGED[judgement]) || ""}` }, `judged: ${cut(judgement, 40)}`) : null,
+    confidence ? h("span", { class: "badge" }, `confidence: ${cut(confidence, 40)}`) : null,
+    text(record, "engine") ? h("span", { class: "badge" }, cut(text(record, "engine"), 40)) : null,
     record.pinned === true ? h("span", { class: "badge accent" }, "pinned") : null,
   ];
 }

@@ -1,12 +1,12 @@
 // The engine's numbers in the minutes before the incident, as small plots over one axis of time.
 
 import { h, replace } from "../dom.js";
-import { bytes, counted, dict, dicts, number, seconds, text, words } from "../format.js";
+import { bytes, counted, dict, dicts, number, text, words } from "../format.js";
 import { Cursor, chart } from "../plots/chart.js";
 import { otherFamilies, panelOf, panelsOf } from "../plots/panels.js";
 import { historyOf } from "../plots/prometheus.js";
 import { clock, shown, timeAxis } from "../plots/scale.js";
-import { extent, usualStep } from "../plots/series.js";
+import { extent } from "../plots/series.js";
 
 const LARGEST = 8 * 1024 * 1024; // bytes of the history that are read
 const MOST_OTHERS = 500;
@@ -19,7 +19,7 @@ export async function plots(incident) {
   const whole = read.whole ? read.text : read.text.slice(0, read.text.lastIndexOf("\n") + 1);
   const history = historyOf(whole, momentOf(incident.record));
   if (!history.times.length) return h("p", { class: "notice warn" }, `${file} has no metrics that can be read.`);
-  const drawing = { axis: timeAxis(history.times), step: usualStep(history.times), apart: new Set(words(dict(incident.record, "verdict"), "apart")), cursor: new Cursor() };
+  const drawing = { axis: timeAxis(history.times), apart: new Set(words(dict(incident.record, "verdict"), "apart")), cursor: new Cursor() };
   const panels = panelsOf(history, drawing.apart);
   return [
     h("p", { class: "muted" }, introduction(history, drawing)),
@@ -42,10 +42,10 @@ export function momentOf(record) {
   return Number.isNaN(at) ? null : at / 1000;
 }
 
-function introduction({ times, bad, left }, { axis, step }) {
+function introduction({ times, bad, left }, { axis }) {
   const inside = times.filter((at) => at >= axis.from);
   return [
-    `${counted(inside.length, "reading")}, one every ${seconds(step)}, from ${clock(Math.round(axis.from))} to ${clock(Math.round(times.at(-1) * 10) / 10)} of the incident.`,
+    `${counted(inside.length, "reading")}, from ${clock(Math.round(axis.from))} to ${clock(Math.round(times.at(-1) * 10) / 10)} of the incident.`,
     bad ? ` ${counted(bad, "line")} could not be read.` : "", left ? ` ${counted(left, "value")} had no room.` : "",
     " Point at a plot, or use the arrow keys in it, to read a moment.",
   ].join("");

@@ -11,7 +11,7 @@ export function detail(file, title) {
   const parts = Object.entries(file).slice(0, 60);
   const single = parts.filter(([, value]) => SIMPLE(value));
   const larger = parts.filter(([, value]) => !SIMPLE(value));
-  return h("div", { class: "process-detail", role: "group", "aria-label": title }, pairs(single), larger.map(([name, value]) => h("div", { class: "process-part" }, h("h3", null, name), part(value))));
+  return h("div", { class: "process-detail", tabindex: "0", role: "group", "aria-label": title }, pairs(single), larger.map(([name, value]) => h("div", { class: "process-part" }, h("h3", null, name), part(value))));
 }
 
 function part(value) {

@@ -81,7 +81,7 @@ function marksOf(file, { used, limit, kills, throttled }) {
   if (kills) found.push([`${kills} kills for memory`, "bad"]);
   if (used !== null && limit && used >= limit * NEARLY) found.push([`memory at ${Math.round((used / limit) * 100)} % of its limit`, "warn"]);
   if (throttled) found.push([`throttled ${throttled} times`, "warn"]);
-  if (/^[1-9]/.test(text(status, "TracerPid"))) found.push([`traced by ${text(status, "TracerPid")}`, "warn"]);
+  if (/^[1-9]/.test(text(status, "TracerPid"))) found.push([`traced by ${text(status, "TracerPid").slice(0, 12)}`, "warn"]);
   const held = dicts(file, "threads").filter((thread) => text(thread, "state") === "D").length;
   if (held) found.push([`${held} ${held === 1 ? "thread" : "threads"} in state D`, "bad"]);
   if (file.complete === false) found.push(["read in part", "warn"]);

@@ -1,9 +1,10 @@
 // The state of every process as the kernel told it, then what NCCL and the GPUs said of themselves.
 
 import { h, replace } from "../dom.js";
-import { bytes, counted, dict, dicts, seconds, text, words } from "../format.js";
+import { bytes, counted, cut, dict, dicts, seconds, text, words } from "../format.js";
 import { collective } from "./collective.js";
 import { firstOf } from "./facts.js";
+import { reachable } from "./file_rows.js";
 import { detail } from "./process_detail.js";
 import { byLabel, rowOf } from "./process_facts.js";
 
@@ -26,7 +27,7 @@ export function processes(incident) {
     more.disabled = true;
     const part = all.slice(read, read + count);
     read += part.length;
-    const lines = part.map((artifact) => { const row = h("tr", null, h("th", { scope: "row" }, text(artifact, "rank")), h("td", { colspan: TITLES.length - 1, class: "muted" }, "…")); return { artifact, row }; });
+    const lines = part.map((artifact) => { const row = h("tr", null, h("th", { scope: "row" }, cut(text(artifact, "rank"), 60)), h("td", { colspan: TITLES.length - 1, class: "muted" }, "…")); return { artifact, row }; });
     body.append(...lines.map(({ row }) => row));
     const waiting = [...lines];
     let done = 0;
@@ -66,7 +67,7 @@ function frozenFirst(record) {
 /** The row of one process, and the row below it that has everything. */
 async function look(seen, artifact) {
   const rank = text(artifact, "rank");
-  const title = h("th", { scope: "row" }, rank, rank && rank === seen.first ? h("span", { class: "badge bad" }, "failed first") : seen.apart.has(rank) ? h("span", { class: "badge warn" }, "apart") : null);
+  const title = h("th", { scope: "row" }, cut(rank, 60), rank && rank === seen.first ? h("span", { class: "badge bad" }, "failed first") : seen.apart.has(rank) ? h("span", { class: "badge warn" }, "apart") : null);
   try {
     const [first, second] = await Promise.all([parsed(seen.incident, text(artifact, "path")), later(seen.incident, rank)]);
     return shown(title, rowOf(first, second, seen.frozen), { ...first, ...(text(artifact, "detail") ? { "how it was read": text(artifact, "detail") } : {}) }, rank);
@@ -77,21 +78,22 @@ async function look(seen, artifact) {
 
 function shown(title, row, file, rank) {
   const below = h("tr", { hidden: true, class: "below" }, h("td", { colspan: TITLES.length }));
-  const toggle = h("button", { type: "button", class: "quiet", "aria-expanded": "false", "aria-label": `Everything of ${rank}`, onclick: () => {
+  const toggle = h("button", { type: "button", class: "quiet", "aria-expanded": "false", "aria-label": `Everything of ${cut(rank, 60)}`, onclick: () => {
     below.hidden = !below.hidden;
     toggle.setAttribute("aria-expanded", String(!below.hidden));
-    if (!below.firstChild.firstChild) replace(below.firstChild, detail(file, `Everything of ${rank}`));
+    if (!below.firstChild.firstChild) replace(below.firstChild, detail(file, `Everything of ${cut(rank, 60)}`));
   } }, "details");
   const cell = (value, ...rest) => h("td", { class: "number" }, value === null ? "–" : value, rest);
-  return [h("tr", null, title, h("td", null, row.role), cell(row.pid),
-    h("td", { class: "nowrap" }, h("span", { class: row.odd ? `badge ${row.odd}` : null }, row.state || "–", row.words ? ` ${row.words}` : "")),
-    h("td", { class: "mono" }, row.wchan.slice(0, 80) || "–"),
+  return [h("tr", null, title, h("td", null, cut(row.role, 40)), cell(row.pid),
+    h("td", { class: "nowrap" }, h("span", { class: row.odd ? `badge ${row.odd}` : null }, cut(row.state, 20) || "–", row.words ? ` ${row.words}` : "")),
+    h("td", { class: "mono" }, cut(row.wchan, 80) || "–"),
     cell(row.cpu === null ? null : seconds(row.cpu)), cell(row.moved === null ? null : seconds(row.moved)), cell(row.rss === null ? null : bytes(row.rss)), cell(row.threads), cell(row.fds),
     cell(row.used === null ? null : `${bytes(row.used)}${row.limit === null ? ", no limit" : ` of ${bytes(row.limit)}`}`),
     h("td", null, row.marks.map(([words, sort]) => [h("span", { class: `badge ${sort}` }, words), " "])), h("td", null, toggle)), below];
 }
 
 async function parsed(incident, path) {
+  if (!reachable(incident, path)) throw new Error("the folder has no such file");
   const { text: content, whole, size } = await incident.text(path, LARGEST);
   if (!whole) throw new Error(`its ${bytes(size)} are too many for this page; download it`);
   let value = null;
@@ -114,7 +116,7 @@ function without(missing) {
   const reasons = new Map();
   for (const one of missing) {
     const why = `${text(one, "status")}${text(one, "detail") ? `: ${text(one, "detail")}` : ""}`;
-    reasons.set(why, [...(reasons.get(why) ?? []), text(one, "rank") || "?"]);
+    reasons.set(why, [...(reasons.get(why) ?? []), cut(text(one, "rank"), 60) || "?"]);
   }
-  return reasons.size ? h("ul", { class: "plain" }, [...reasons].slice(0, 50).map(([why, ranks]) => h("li", { class: "wrap" }, h("strong", null, ranks.length > 12 ? `${ranks.slice(0, 12).join(", ")} and ${ranks.length - 12} more` : ranks.join(", ")), ` ${why.slice(0, 500)}`))) : null;
+  return reasons.size ? h("ul", { class: "plain" }, [...reasons].slice(0, 50).map(([why, ranks]) => h("li", { class: "wrap" }, h("strong", null, ranks.length > 12 ? `${ranks.slice(0, 12).join(", ")} and ${ranks.length - 12} more` : ranks.join(", ")), ` ${cut(why, 500)}`))) : null;
 }

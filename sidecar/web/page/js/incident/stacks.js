@@ -68,6 +68,7 @@ function missing(incident) {
   const said = incident.artifacts.filter((one) => text(one, "kind").startsWith("analysis"));
   const why = [...new Set(said.map((one) => [text(one, "status"), text(one, "detail")].filter(Boolean).join(": ")))].filter(Boolean);
   const reason = why.length ? `The analysis: ${why.join("; ")}.`
+    : text(incident.record, "unreadable") ? "The record cannot be read."
     : incident.record.sealed === false ? "The record is not finished."
     : dict(incident.record, "decision").action === "observe" ? "Nothing was captured, only observed."
     : "The record names no analysis.";

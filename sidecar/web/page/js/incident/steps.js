@@ -4,6 +4,7 @@
 import { dicts, number, text } from "../format.js";
 
 const CAPTURED = "captured"; // one step of this name for each artifact that came
+const FARTHEST = 7 * 24 * 3600 * 1000; // ms from the first failure; a step beyond is a broken number
 const SILENT = 5; // ms; a capture that was skipped at once is no span of time
 
 // What a stretch between two steps is called, by the step that ends it.
@@ -22,7 +23,7 @@ export function stepsOf(record) {
   const steps = rows.map((row) => {
     const wall = Date.parse(text(row, "at"));
     const ms = number(row, "ms") ?? (Number.isNaN(wall) || zero === null ? null : wall - zero);
-    return { ms, event: text(row, "event") || "?", detail: text(row, "detail"), at: text(row, "at") };
+    return { ms: ms !== null && Math.abs(ms) > FARTHEST ? null : ms, event: text(row, "event") || "?", detail: text(row, "detail"), at: text(row, "at") };
   });
   return steps.sort((one, other) => (one.ms ?? Infinity) - (other.ms ?? Infinity) || 0);
 }
@@ -56,7 +57,7 @@ export function spansOf(artifacts, steps) {
   for (const artifact of artifacts) {
     const [kind, rank, status] = ["kind", "rank", "status"].map((key) => text(artifact, key));
     const to = ends.get(`${kind} ${rank}`)?.shift();
-    const took = Math.max(0, (number(artifact, "seconds") ?? 0) * 1000);
+    const took = Math.min(FARTHEST, Math.max(0, (number(artifact, "seconds") ?? 0) * 1000));
     if (to === undefined) { untimed.push(artifact); continue; }
     if (status === "skipped" && took < SILENT) continue;
     const lane = kind.replace(/_(text|json)$/, ""); // two files of one capture

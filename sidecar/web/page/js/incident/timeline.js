@@ -1,7 +1,7 @@
 // What happened when: a drawing to scale, and the same as a table.
 
-import { h, replace } from "../dom.js";
-import { counted, seconds, text, number, dict } from "../format.js";
+import { h, replace, svg } from "../dom.js";
+import { counted, cut, dict, number, seconds, text } from "../format.js";
 import { drawn } from "./timeline_drawing.js";
 import { gathered, momentsOf, phasesOf, spansOf, stepsOf } from "./steps.js";
 
@@ -79,14 +79,31 @@ function picture(story, whole) {
     if (wide !== width) { width = wide; draw(); }
   }).observe(place);
 
-  const views = [{ title: "Whole", range: whole }, ...story.phases.filter(({ from, to }) => to - from < (whole.to - whole.from) * 0.7).map((phase) => ({ title: `${phase.name} ${seconds((phase.to - phase.from) / 1000)}`, range: rangeOf([phase.from, phase.to]) }))];
+  const views = [{ title: "Whole", range: whole }, ...closer(story, whole)];
   const buttons = views.map((view) => h("button", { type: "button", "aria-pressed": String(view.range === whole), onclick: (event) => {
     range = view.range;
     for (const button of buttons) button.setAttribute("aria-pressed", String(button === event.currentTarget));
     draw();
   } }, view.title));
   const zoom = buttons.length > 1 ? h("div", { class: "actions zoom", role: "group", "aria-label": "What of the timeline is drawn" }, h("span", { class: "muted" }, "Zoom:"), buttons) : null;
-  return [zoom, place, said, left];
+  return [zoom, place, legend(story.spans), said, left];
+}
+
+/** What the bars' looks mean, of those that are there. */
+function legend(spans) {
+  const looks = ["captured", "partial", "timed_out", "failed", "skipped"].filter((status) => spans.some((span) => span.status === status));
+  return looks.length ? h("p", { class: "legend muted" }, "Captures: ", looks.map((status) => h("span", null, svg("svg", { class: "timeline", width: 22, height: 10, "aria-hidden": "true" }, svg("rect", { class: `bar ${status}`, x: 1, y: 1, width: 20, height: 8, rx: 2 })), ` ${status.replace("_", " ")}`))) : null;
+}
+
+/** Stretches that would be too small to see in the whole: the captures, and each phase. */
+function closer({ spans, phases }, whole) {
+  const taken = spans.length ? [{ name: "evidence", from: Math.min(...ends(spans, "from")), to: Math.max(...ends(spans, "to")) }] : [];
+  return [...taken, ...phases].filter(({ from, to }) => to > from && to - from < (whole.to - whole.from) * 0.7)
+    .map(({ name, from, to }) => ({ title: `${name} ${seconds((to - from) / 1000)}`, range: rangeOf([from, to]) }));
+}
+
+function ends(spans, key) {
+  return spans.slice(0, 50000).map((span) => span[key]);
 }
 
 function notes(record, untimed) {
@@ -107,8 +124,8 @@ function table(steps) {
     const rows = steps.slice(shown, shown + PAGE).map(({ ms, at, event, detail }) => h("tr", { class: event === "died" ? "first" : null },
       h("td", { class: "number" }, ms === null ? "–" : `${ms >= 0 ? "+" : ""}${ms.toFixed(1)}`),
       h("td", { class: "mono nowrap" }, /T(\d\d:\d\d:\d\d\.?\d{0,3})/.exec(at)?.[1] ?? at.slice(0, 40)),
-      h("th", { scope: "row" }, event.slice(0, 80)),
-      h("td", { class: "wrap" }, detail.slice(0, 2000))));
+      h("th", { scope: "row" }, cut(event, 80)),
+      h("td", { class: "wrap" }, cut(detail, 2000))));
     body.append(...rows);
     shown += rows.length;
     more.hidden = shown >= steps.length;

@@ -19,11 +19,11 @@ const WEIGHTS = { died: 9, killed: 8, gone: 7, detected: 6, frozen: 5, "let go":
  *  @param {{from: number, to: number}} range what is shown, in ms
  *  @returns {{drawing: SVGElement, items: {element, words, ms}[], left: number}} `items` by time; `left`: what was left out */
 export function drawn({ moments, spans, phases }, range, width, label) {
-  const along = scale(range.from, range.to, width - LEFT - RIGHT);
+  const along = { ...scale(range.from, range.to, width - LEFT - RIGHT), time: clock(range) };
   const items = [];
   const seen = moments.filter(({ ms, until }) => until >= range.from && ms <= range.to);
   const labels = seen.slice(0, MOST_MOMENTS).map((moment) => {
-    const said = `${nameOf(moment)} ${time(moment.ms)}`;
+    const said = `${nameOf(moment)} ${along.time(moment.ms)}`;
     return { moment, said, x: along.x(along.clamp(moment.ms)), width: said.length * LETTER + 8, weight: (WEIGHTS[moment.event] ?? 2) - (moment.further ? 3 : 0) };
   });
   const named = placed(labels, along.width);
@@ -58,7 +58,7 @@ function bands(plot, phases, along, top, items) {
     const element = svg("rect", { x: left, y: top, width: Math.max(1, right - left), height: BAND, class: `phase ${name.replace(" ", "-")}` });
     plot.append(element);
     if (right - left > name.length * LETTER + 8) plot.append(svg("text", { x: (left + right) / 2, y: top + 14, "text-anchor": "middle", class: "phase-name" }, name));
-    items.push({ element, ms: from, words: `${name}: ${time(from)} to ${time(to)}, ${seconds((to - from) / 1000)}` });
+    items.push({ element, ms: from, words: `${name}: ${along.time(from)} to ${along.time(to)}, ${seconds((to - from) / 1000)}` });
   }
 }
 
@@ -71,16 +71,27 @@ function axis(plot, along, y, height) {
 }
 
 function bars(plot, lane, along, y, items) {
+  if (lane.folded) odd(plot, lane.members, along, y);
   const rows = lane.folded ? [[{ ...lane, status: "folded" }]] : lane.rows;
   rows.forEach((row, at) => {
     for (const span of row) {
       const [left, right] = [along.x(along.clamp(span.from)), along.x(along.clamp(span.to))];
       const element = svg("rect", { x: left, y: y + at * (ROW + 2), width: Math.max(2, right - left), height: ROW, rx: 2, class: `bar ${/^[a-z_]+$/.test(span.status) ? span.status : "odd"}` });
-      plot.append(element);
+      if (lane.folded) plot.prepend(element);
+      else plot.append(element);
       const who = lane.folded ? `${counted(lane.count, "capture")} (${statuses(lane.members)})` : `${span.rank}: ${span.status}`;
-      items.push({ element, ms: span.from, words: `${lane.name} ${who}, ${time(span.from)} to ${time(span.to)}, ${lane.folded ? "all together" : "took"} ${seconds((span.to - span.from) / 1000)}` });
+      items.push({ element, ms: span.from, words: `${lane.name} ${who}, ${along.time(span.from)} to ${along.time(span.to)}, ${lane.folded ? "all together" : "took"} ${seconds((span.to - span.from) / 1000)}` });
     }
   });
+}
+
+/** In a folded lane those that failed still show, each where it ended. */
+function odd(plot, members, along, y) {
+  const failed = members.filter(({ status }) => status === "failed" || status === "timed_out" || status === "partial").slice(0, MOST_MOMENTS);
+  for (const { to, status } of failed) {
+    if (to < along.from || to > along.to) continue;
+    plot.append(svg("rect", { x: along.x(to) - 1, y: y - 1, width: 2, height: ROW + 2, class: `bar ${status} pass` }));
+  }
 }
 
 function marks(plot, labels, named, along, { rows, top, height }, items) {
@@ -94,8 +105,8 @@ function marks(plot, labels, named, along, { rows, top, height }, items) {
     plot.append(element);
     const also = label ? svg("text", { x: x + (label.end ? -4 : 4), y, "text-anchor": label.end ? "end" : "start", class: `moment ${sort}` }, label.label.said) : null;
     if (also) texts.append(also);
-    const until = moment.count > 1 ? ` to ${time(moment.until)}` : "";
-    items.push({ element, also, ms: moment.ms, words: `${nameOf(moment)} at ${time(moment.ms)}${until}${moment.detail ? `: ${moment.detail.slice(0, 500)}` : ""}` });
+    const until = moment.count > 1 ? ` to ${along.time(moment.until)}` : "";
+    items.push({ element, also, ms: moment.ms, words: `${nameOf(moment)} at ${along.time(moment.ms)}${until}${moment.detail ? `: ${moment.detail.slice(0, 500)}` : ""}` });
   }
   plot.append(texts);
 }
@@ -114,6 +125,8 @@ function nameOf({ event, detail, count, further }) {
   return `${who ? `${who} ` : further ? "again " : ""}${name}`;
 }
 
-function time(ms) {
-  return Math.abs(ms) < 2000 ? tickLabel(ms, Math.abs(ms) < 10 ? 0.1 : 1) : seconds(ms / 1000);
+/** Times as exact as the range asks for: minutes and seconds would hide a kill of 20 ms. */
+function clock({ from, to }) {
+  const step = Math.max(0.1, 10 ** Math.floor(Math.log10((to - from) / 200)));
+  return (ms) => (Math.abs(ms) < 2000 ? tickLabel(ms, Math.abs(ms) < 10 ? 0.1 : Math.min(1, step)) : Math.abs(ms) < 600_000 ? tickLabel(ms, Math.min(10, step)) : seconds(ms / 1000));
 }

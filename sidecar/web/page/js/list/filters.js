@@ -63,6 +63,8 @@ export function filterForm(changed) {
   const element = h("form", { class: "filters card", role: "search", "aria-label": "Incidents", onsubmit: (event) => { event.preventDefault(); clearTimeout(timer); changed(filters, false); } },
     main, more, active, trouble);
 
+  const stay = () => more.firstElementChild.focus({ preventScroll: true }); // the chip that had the focus is gone
+
   function paint() {
     for (const [key, field] of Object.entries(fields)) {
       const value = filters[key] ?? "";
@@ -71,8 +73,8 @@ export function filterForm(changed) {
       else if (field instanceof HTMLSelectElement) paintChoice(field, value);
       else if (field !== document.activeElement || field.value.trim() !== value.trim()) field.value = value;
     }
-    replace(active, Object.entries(filters).map(([key, value]) => h("li", null, h("button", { type: "button", class: "chip", "aria-label": `No longer filter by ${inWords(key, value)}`, onclick: () => set(key, "") }, inWords(key, value).slice(0, 80), h("span", { "aria-hidden": "true" }, " ✕")))),
-      Object.keys(filters).length > 1 ? h("li", null, h("button", { type: "button", class: "chip clear", onclick: () => { clearTimeout(timer); changed({}, false); } }, "Clear all")) : null);
+    replace(active, Object.entries(filters).map(([key, value]) => h("li", null, h("button", { type: "button", class: "chip", "aria-label": `No longer filter by ${inWords(key, value)}`, onclick: () => { set(key, ""); stay(); } }, inWords(key, value).slice(0, 80), h("span", { "aria-hidden": "true" }, " ✕")))),
+      Object.keys(filters).length > 1 ? h("li", null, h("button", { type: "button", class: "chip clear", onclick: () => { clearTimeout(timer); changed({}, false); stay(); } }, "Clear all")) : null);
     active.hidden = !Object.keys(filters).length;
     if ([...FREE, ...FLAGS].some(([key]) => filters[key]) || (!wide.matches && ["reason", "cause", "since"].some((key) => filters[key]))) more.open = true;
   }

@@ -6,6 +6,7 @@ import { ago, bytes, counted, moment, number, seconds, text, words } from "../fo
 import { placeOf } from "./match.js";
 
 const MOST_APART = 3; // ranks that are named
+const HARMLESS = ["Manual", "PreStop", "PeerFailed"]; // nothing is killed for these
 const LONGEST = 400; // characters of a sentence
 // [words, class] of how a termination ended
 const OUTCOMES = {
@@ -23,7 +24,7 @@ export function incidentHref(path) {
 /** The cells of a row. Anything in it may be missing, or of another type. */
 export function cells(row) {
   return [
-    h("td", { role: "cell", class: "when" }, when(text(row, "time"))),
+    h("td", { role: "cell", class: "when" }, when(short(text(row, "time"), 40))),
     h("td", { role: "cell", class: "failure" }, failure(row)),
     h("td", { role: "cell", class: "what" }, what(row), marks(row)),
     h("td", { role: "cell", class: "where" }, where(row)),
@@ -91,9 +92,15 @@ function evidence(row) {
 function ended(row) {
   const outcome = text(row, "outcome");
   const took = number(row, "seconds");
-  if (!outcome) return h("span", { class: "muted" }, text(row, "unreadable") ? "not known" : row.sealed === true ? "nothing killed" : "not over yet");
+  if (!outcome) return h("span", { class: "muted" }, unended(row));
   const [said, tone] = Object.hasOwn(OUTCOMES, outcome) ? OUTCOMES[outcome] : [short(outcome, 40), ""];
   return [h("span", { class: `outcome ${tone}`, title: outcome }, said), took === null ? null : h("span", { class: "muted" }, `in ${seconds(took)}`)];
+}
+
+function unended(row) {
+  if (text(row, "unreadable")) return "not known";
+  if (row.sealed !== true) return "not over yet";
+  return HARMLESS.includes(text(row, "reason")) ? "nothing killed" : "no kill recorded";
 }
 
 /** `text`, cut where it is longer than `most` characters. */

@@ -2,14 +2,16 @@
 
 import { h, replace, svg } from "../dom.js";
 import { clock, shown, topOf } from "./scale.js";
-import { extent, nearest, pieces } from "./series.js";
+import { extent, nearest, pieces, usualStep } from "./series.js";
 
 const [WIDE, HIGH] = [1000, 200]; // of the drawing's own measure
 const COLOURS = 6;
 
-/** `panel` from panels.js; `axis` from scale.js; `step`: usual seconds between points; `apart`: names drawn in amber;
+/** `panel` from panels.js; `axis` from scale.js; `apart`: names drawn in amber;
  *  `cursor`: what all plots point at. The lines' classes, by name, are the same in the legend. */
-export function chart(panel, { axis, step, apart, cursor }) {
+export function chart(panel, { axis, apart, cursor }) {
+  const longest = panel.lines.reduce((best, { points }) => (points.length > best.length ? points : best), []);
+  const step = usualStep(longest.map(([at]) => at)); // some are read less often than others
   const top = topOf([...panel.lines, ...(panel.band ? [{ points: panel.band.high }] : [])].flatMap(({ points }) => { const found = extent(points); return found ? [found.max] : []; }));
   const x = (at) => ((at - axis.from) / (axis.to - axis.from)) * WIDE;
   const y = (value) => HIGH - (Math.max(0, value) / top) * (HIGH - 4) - 2;
@@ -18,7 +20,7 @@ export function chart(panel, { axis, step, apart, cursor }) {
     [0, 0.5].map((share) => svg("line", { class: "grid", x1: 0, x2: WIDE, y1: y(top * share), y2: y(top * share) })),
     axis.ticks.map((at) => svg("line", { class: at === 0 ? "incident" : "grid", x1: x(at), x2: x(at), y1: 0, y2: HIGH })),
     panel.band ? pieces(panel.band.high, step).map((piece) => bandPath(piece, panel.band.low, x, y)) : null,
-    panel.lines.map((line, place) => pieces(line.points.filter(([at]) => at >= axis.from), step).map((piece) => (piece.length === 1
+    panel.lines.map((line, place) => ({ line, place })).sort((a, b) => Number(apart.has(a.line.name)) - Number(apart.has(b.line.name))).map(({ line, place }) => pieces(line.points.filter(([at]) => at >= axis.from), step).map((piece) => (piece.length === 1
       ? svg("circle", { class: classes[place], cx: x(piece[0][0]), cy: y(piece[0][1]), r: 3 })
       : svg("polyline", { class: classes[place], points: piece.map(([at, value]) => `${x(at).toFixed(1)},${y(value).toFixed(1)}`).join(" ") })))));
   const hair = h("div", { class: "hair", hidden: true });
@@ -50,7 +52,8 @@ function tick(at, axis) {
   const label = h("span", { class: at === 0 ? "zero" : null }, at === 0 ? "incident" : clock(at));
   label.style.left = `${share * 100}%`;
   if (share > 0.93) label.classList.add("end");
-  return label;
+  const free = Math.abs(at) / (axis.to - axis.from) > 0.2; // the word at zero is as wide as that
+  return at === 0 || free ? label : null;
 }
 
 /** A table of the lines: which colour, the value at the moment that is pointed at, and the extremes. */

@@ -1,6 +1,6 @@
 // Which plots there are: what both engines tell under names of their own. Pure.
 
-import { condensed, linesOf } from "./series.js";
+import { condensed, joined, linesOf } from "./series.js";
 
 const MOST_LINES = 8;
 const CPU = "rankguard_rank_cpu_seconds";
@@ -17,13 +17,26 @@ const CACHE = ["sglang:token_usage", "vllm:kv_cache_usage_perc", "vllm:gpu_cache
 /** The plots of a history, those that everybody asks for. `apart`: names of ranks that are drawn by themselves. */
 export function panelsOf(history, apart) {
   const all = [
-    panel("Requests", "number", [...named("running", linesOf(history, RUNNING)), ...named("queued", linesOf(history, QUEUED))], apart),
+    ...requests(history, apart),
     generated(history, apart),
     prompts(history, apart),
     panel("Cache in use", "percent", named("in use", linesOf(history, CACHE)), apart),
     panel("CPU of each rank", "cores", linesOf(history, [CPU], { by: "rank", counter: true }), apart, "1.0 is one core, all threads of the process together"),
   ];
   return all.filter(({ lines }) => lines.some(({ points }) => points.length));
+}
+
+/** One plot of both for one engine; of several all together, and each by itself. */
+function requests(history, apart) {
+  const [running, queued] = [linesOf(history, RUNNING), linesOf(history, QUEUED)];
+  const engines = Math.max(running.length, queued.length);
+  if (engines < 2) return [panel("Requests", "number", [...named("running", running), ...named("queued", queued)], apart)];
+  const all = (name, lines) => (lines.length ? [{ name, points: joined(lines.map(({ points }) => points), (a, b) => a + b) }] : []);
+  return [
+    panel("Requests", "number", [...all("running", running), ...all("queued", queued)], apart, `all ${engines} engines together`),
+    panel("Requests that run, by engine", "number", running, apart),
+    panel("Requests that wait, by engine", "number", queued, apart),
+  ];
 }
 
 // Prompts and answers are plots of their own: the one is often a hundred times the other.
@@ -58,7 +71,9 @@ function panel(title, unit, lines, apart, note = "") {
 
 /** Names of the families that no plot above shows. */
 export function otherFamilies(history) {
-  const used = new Set([...RUNNING, ...QUEUED, ...LIVE_TOKENS, ...CACHE, CPU]);
+  const has = (names) => names.some((name) => history.families.has(name));
+  const tokens = has(LIVE_TOKENS) ? LIVE_TOKENS : [...PROMPTS, ...(has(GENERATED) ? GENERATED : THROUGHPUT)];
+  const used = new Set([...RUNNING, ...QUEUED, ...tokens, ...CACHE, CPU]);
   return [...history.families.keys()].filter((name) => !used.has(name)).sort();
 }
 

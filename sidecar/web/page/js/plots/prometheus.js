@@ -2,6 +2,7 @@
 
 const MOST_SERIES = 20_000;
 const MOST_POINTS = 2_000_000;
+const FARTHEST = 1e11; // seconds; no clock says more
 const LABEL = /([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\.)*)"/g;
 
 /**
@@ -49,12 +50,16 @@ export function historyOf(text, zero = null) {
 function parsed(line) {
   try {
     const row = JSON.parse(line);
-    const wall = typeof row.wall === "number" ? row.wall : null;
-    const at = typeof row.at === "number" ? row.at : wall;
+    const wall = time(row.wall);
+    const at = time(row.at) ?? wall;
     return at !== null && Array.isArray(row.lines) ? { at, wall, lines: row.lines } : null;
   } catch {
     return null;
   }
+}
+
+function time(value) {
+  return typeof value === "number" && Math.abs(value) < FARTHEST ? value : null;
 }
 
 function begin(key, series, families) {

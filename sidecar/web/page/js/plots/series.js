@@ -49,18 +49,19 @@ export function joined(series, how) {
   return [...found].sort((a, b) => a[0] - b[0]);
 }
 
-/** The same line in pieces: between two points further apart than three usual steps there is a gap. */
+/** The same line in pieces: between two points further apart than three usual steps, and than two seconds, there is a
+ *  gap; a watcher on a busy machine comes late. */
 export function pieces(points, step) {
   const made = [];
   for (const point of points) {
     const last = made.at(-1)?.at(-1);
-    if (last && point[0] - last[0] <= 3 * step) made.at(-1).push(point);
+    if (last && point[0] - last[0] <= Math.max(2, 3 * step)) made.at(-1).push(point);
     else made.push([point]);
   }
   return made;
 }
 
-/** The usual seconds between two scrapes. */
+/** The usual seconds between two of these times. */
 export function usualStep(times) {
   const steps = times.slice(1).map((at, place) => at - times[place]).filter((step) => step > 0).sort((a, b) => a - b);
   return steps.length ? steps[steps.length >> 1] : 1;

@@ -4,10 +4,9 @@ import { h, replace } from "../dom.js";
 import { counted } from "../format.js";
 import { colourOf, layout, rootOf } from "./layout.js";
 import { nameOf } from "./model.js";
-import { beside } from "./ranks.js";
 import { apartOf } from "./summary.js";
 
-const MOST_BOXES = 2500;
+const MOST_BOXES = 1500;
 const COLOURS = 8;
 const ROW = 22; // px
 
@@ -18,30 +17,31 @@ export function flame(snapshot, record) {
   const canvas = h("div", { class: "flame", role: "group", "aria-label": "Flame graph: each box is a call, as wide as the threads that are in it" });
   const readout = h("p", { class: "readout" });
   const notes = h("p", { class: "muted" });
-  const whole = h("button", { type: "button", onclick: () => zoom(state.root) }, "Whole");
+  const back = h("button", { type: "button", onclick: () => whole() }, "Whole");
 
-  const say = (node) => replace(readout, node ? describe(node, state.root, snapshot) : "Point at a box, or move with the arrow keys. Enter or a click zooms in, Escape zooms out.");
+  const say = (node) => replace(readout, node ? describe(node, state.root, snapshot) : "Point at a box, or move with the arrow keys. Enter or a click zooms in, Escape goes back to the whole.");
   const zoom = (node) => { state.zoomed = node; draw(node); };
+  const whole = () => { const before = state.zoomed; state.zoomed = state.root; draw(before); }; // and stay where one was
   function draw(focus = null) {
     const made = layout(state.root, state.zoomed, MOST_BOXES);
     const boxes = made.boxes.map((box) => boxOf(box, state, apart, snapshot));
     canvas.style.height = `${(made.depth + 1) * ROW}px`;
     replace(canvas, boxes);
-    wire(canvas, made.boxes, boxes, state, { say, zoom });
-    whole.disabled = state.zoomed === state.root;
+    wire(canvas, made.boxes, boxes, state, { say, zoom, whole });
+    back.disabled = state.zoomed === state.root;
     replace(notes, made.left ? `${made.left} boxes are too narrow, or too many, to be drawn: zoom in.` : "");
     say(null);
     if (focus) boxes[made.boxes.findIndex(({ node }) => node === focus)]?.focus({ preventScroll: true });
   }
   const select = h("select", {
     "aria-label": "Which threads",
-    onchange: (event) => { state.which = event.target.value; state.root = rootOf(snapshot, state.which); zoom(state.root); },
+    onchange: (event) => { state.which = event.target.value; state.root = state.zoomed = rootOf(snapshot, state.which); draw(); },
   }, h("option", { value: "main" }, "Main threads"), h("option", { value: "all" }, "All threads"),
   snapshot.trees.slice(0, 200).map((tree, place) => (tree.main ? null : h("option", { value: String(place) }, `Thread ${tree.thread || "without a name"}`))));
   draw();
   if (!state.root.threads) return h("p", { class: "muted" }, "There are no stacks of main threads in this snapshot.");
   return h("div", null,
-    h("div", { class: "actions" }, select, whole, legend(apart)),
+    h("div", { class: "actions" }, select, back, legend(apart)),
     readout, h("div", { class: "scroll flame-frame" }, canvas), notes,
     h("p", { class: "muted" }, "The tab Tree has the same as text."));
 }
@@ -65,7 +65,7 @@ function boxOf({ node, depth, left, width, around }, state, apart, snapshot) {
 }
 
 /** One box can be reached by Tab; the arrows go to what is above, below and beside it. */
-function wire(canvas, boxes, elements, state, { say, zoom }) {
+function wire(canvas, boxes, elements, state, { say, zoom, whole }) {
   const at = new Map(elements.map((element, place) => [element, place]));
   let here = Math.max(0, boxes.findIndex(({ node }) => node === state.zoomed));
   const go = (place) => {
@@ -79,16 +79,14 @@ function wire(canvas, boxes, elements, state, { say, zoom }) {
   const placeOf = (event) => at.get(event.target.closest?.(".box"));
   canvas.onclick = (event) => { const place = placeOf(event); if (place !== undefined) zoom(boxes[place].node); };
   canvas.onpointerover = (event) => { const place = placeOf(event); if (place !== undefined) say(boxes[place].node); };
-  canvas.onfocusin = null;
   for (const element of elements) element.onfocus = () => { const place = at.get(element); elements[here].tabIndex = -1; here = place; element.tabIndex = 0; say(boxes[place].node); };
   canvas.onkeydown = (event) => {
     const place = placeOf(event);
     if (place === undefined) return;
     if (event.key === "Escape") {
       if (state.zoomed === state.root) return;
-      const up = boxes[boxes.findIndex(({ node }) => node === state.zoomed)]?.up ?? 0;
       event.preventDefault();
-      zoom(boxes[up]?.node ?? state.root);
+      whole();
       return;
     }
     const to = target(event.key, boxes, place);
@@ -111,7 +109,7 @@ export function target(key, boxes, place) {
 
 function plain(node, root, snapshot) {
   const share = root.threads ? `${((node.threads / root.threads) * 100).toFixed(node.threads === root.threads ? 0 : 1)} %` : "";
-  return `${node.group ? node.function : nameOf(node)}: ${counted(node.threads, "thread")}, ${share}, ${beside(snapshot.ranks, node.ranks, root.ranks)}`;
+  return `${node.group ? node.function : nameOf(node)}: ${counted(node.threads, "thread")}, ${share}, ${snapshot.shown.beside(node.ranks, root.ranks)}`;
 }
 
 function describe(node, root, snapshot) {

@@ -26,6 +26,7 @@ export function matrix(snapshot, record) {
   return h("div", null,
     h("div", { class: "actions" }, alike, legend(snapshot)), place,
     columns.length > MOST_COLUMNS ? h("p", { class: "muted" }, `${columns.length - MOST_COLUMNS} more kinds of threads are not shown here; the tree has them.`) : null,
+    snapshot.unlisted ? h("p", { class: "muted" }, `${snapshot.unlisted} more threads are not listed: there are too many.`) : null,
     silent.length ? h("p", { class: "muted" }, `No stack of ${compact(silent)}.`) : null);
 }
 

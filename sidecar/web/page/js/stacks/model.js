@@ -2,6 +2,7 @@
 // makes no sense is left out, and how much that was is told. Pure.
 
 import { dict, dicts, number, text, words } from "../format.js";
+import { Shown } from "./ranks.js";
 
 const MOST_NODES = 200_000; // of one snapshot
 const MOST_RANKS = 4096;
@@ -42,7 +43,7 @@ export function stacksOf(document) {
   };
 }
 
-/** One snapshot: `{ranks, gil, places, trees, threads, exact, dropped, bad}`. `exact` is false where the threads were
+/** One snapshot: `{ranks, shown, gil, places, trees, threads, exact, dropped, unlisted, bad}`. `exact` is false where the threads were
  *  worked out from the trees (older records): then nobody knows which is active, or holds the GIL. */
 export function snapshotOf(row) {
   const ranks = words(row, "ranks").slice(0, MOST_RANKS).map(short);
@@ -52,10 +53,12 @@ export function snapshotOf(row) {
   const exact = Array.isArray(row?.threads);
   return {
     ranks, trees, exact,
+    shown: new Shown(ranks),
     threads: exact ? threadsOf(row.threads, ranks.length, trees, told) : derived(trees),
     gil: dicts(row, "gil").slice(0, 4096).map((one) => ({ rank: short(text(one, "rank")), thread: short(text(one, "thread")), place: short(text(one, "place")) })),
     places: placesByRank(dict(row, "places")),
     dropped: number(row, "dropped") ?? 0,
+    unlisted: number(row, "unlisted") ?? 0,
     bad: told.bad,
   };
 }

@@ -12,8 +12,36 @@ export function compact(labels) {
   return words.slice(0, MOST_SHOWN).join(", ") + (more > 0 ? ` and ${more} more` : "");
 }
 
-/** `TP0-6 | TP3 missing`: which of `around` these are, and who is not there if those are few. Both are sorted places
- *  in `labels`, and every one of `inside` is in `around`. */
+/** Words for sets of these ranks, each found once: many nodes of a tree have the same set. A set is an array of sorted
+ *  places in `labels`. */
+export class Shown {
+  #labels;
+  #shown = new Map();
+  #beside = new Map();
+
+  constructor(labels) {
+    this.#labels = labels;
+  }
+
+  /** `TP0-6` */
+  of(places) {
+    return once(this.#shown, places, () => compact(places.map((place) => this.#labels[place])));
+  }
+
+  /** `TP0-6 | TP3 missing`: which of `around` these are, and who is not there. */
+  beside(inside, around) {
+    return once(once(this.#beside, around, () => new Map()), inside, () => beside(this.#labels, inside, around));
+  }
+}
+
+function once(known, key, make) {
+  let found = known.get(key);
+  if (found === undefined) known.set(key, found = make());
+  return found;
+}
+
+/** `TP0-6 | TP3 missing`: which of `around` these are, and who is not there if those are few. Every one of `inside` is
+ *  in `around`. */
 export function beside(labels, inside, around) {
   const shown = compact(inside.map((place) => labels[place]));
   const count = around.length - inside.length;
@@ -34,7 +62,7 @@ function folded(rows, place) {
     const part = place < row.length ? row[place] : null;
     const found = part === null ? null : /^(.*?)(0|[1-9][0-9]{0,8})$/s.exec(part);
     const stem = found ? found[1] : part;
-    const key = JSON.stringify([row.slice(0, place), stem, row.slice(place + 1)]);
+    const key = place === 0 && row.length === 1 ? stem : JSON.stringify([row.slice(0, place), stem, row.slice(place + 1)]);
     let group = groups.get(key);
     if (!group) groups.set(key, group = { before: row.slice(0, place), stem, after: row.slice(place + 1), numbers: new Set(), bare: false });
     if (found) group.numbers.add(Number(found[2]));

@@ -1,7 +1,7 @@
 // Where the ranks stand, in one line: who is with most of the others, who is apart, and who holds the GIL.
 
 import { h } from "../dom.js";
-import { words, dict } from "../format.js";
+import { dict, dicts, text, words } from "../format.js";
 import { compact, isRank } from "./ranks.js";
 
 const MOST_GROUPS = 5;
@@ -46,9 +46,19 @@ export function summary(snapshot, record) {
   });
   if (groups.length > MOST_GROUPS) items.push(h("li", { class: "muted" }, `and ${groups.length - MOST_GROUPS} more places: see Ranks × threads`));
   const silent = peers.filter((label) => !snapshot.places.has(label));
-  if (silent.length) items.push(h("li", { class: "muted" }, `no stack of ${compact(silent)}`));
+  for (const label of silent.filter((one) => apart.has(one)).slice(0, MOST_GROUPS)) {
+    items.push(h("li", { class: "odd" }, h("strong", null, `◆ ${label} apart`), ": no stack", whyNone(record, label)));
+  }
+  const others = silent.filter((label) => !apart.has(label));
+  if (others.length) items.push(h("li", { class: "muted" }, `no stack of ${compact(others)}`));
   items.push(...gilLines(snapshot));
   return h("ul", { class: "where" }, items);
+}
+
+/** What the record says of a stack that is not there: `, the process is gone`. */
+function whyNone(record, label) {
+  const one = dicts(record, "artifacts").find((row) => text(row, "kind") === "pyspy_json" && text(row, "rank") === label);
+  return text(one, "detail") ? `, ${text(one, "detail")}` : "";
 }
 
 function gilLines(snapshot) {

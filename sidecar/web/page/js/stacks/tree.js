@@ -5,11 +5,13 @@ import { counted } from "../format.js";
 import { branchesOf } from "./branches.js";
 import { marksOf } from "./marks.js";
 import { nameOf } from "./model.js";
-import { beside, compact } from "./ranks.js";
+import { compact } from "./ranks.js";
 import { KINDS, apartOf } from "./summary.js";
 
 const MOST_FRAMES = 5000; // that are drawn
 const DEEPEST = 24; // steps to the right
+const MANY = 400; // frames of one tree: above that not every branch is open at first
+const FIRST_OPEN = 40; // branches
 const LONG = 16; // frames of one branch; of more, those between the first and the last are folded
 const [FIRST, LAST] = [4, 8];
 
@@ -29,15 +31,16 @@ function ofThread(one, drawing) {
   const { branches, drawn, left } = branchesOf(one, one.main ? drawing.apart : new Set(), drawing.left);
   drawing.left -= drawn;
   drawing.more += left;
-  const who = compact(one.ranks.map((rank) => drawing.snapshot.ranks[rank]));
+  const who = drawing.snapshot.shown.of(one.ranks);
   const title = one.main ? "Main threads" : ["Thread ", h("code", null, one.thread || "without a name")];
   return h("details", { class: "thread", open: one.main },
     h("summary", null, h("strong", null, title), " ", h("span", { class: "muted" }, `${who} · ${counted(one.threads, "thread")}`)),
-    branchList(branches, one, drawing));
+    branchList(branches, one, drawing, drawn > MANY));
 }
 
 /** One list of branches and all that is in them; no recursion, since a stack can be as deep as it likes. */
-function branchList(branches, one, drawing) {
+function branchList(branches, one, drawing, many) {
+  let opened = 0;
   const top = h("ul", { class: "branches" });
   const waiting = [...branches].reverse().map((branch) => [branch, top, one.ranks]);
   while (waiting.length) {
@@ -45,7 +48,7 @@ function branchList(branches, one, drawing) {
     const inside = branch.inside.length && branch.step < DEEPEST ? h("ul", { class: "branches" }) : list;
     const [first, ...rest] = branch.frames.map((frame, at) => line(frame, at === 0, branch, one, drawing, around));
     const body = rest.length || branch.inside.length
-      ? h("details", { open: true }, h("summary", null, first), rest.length ? frames(rest) : null, inside === list ? null : inside)
+      ? h("details", { open: !many || branch.leads || opened++ < FIRST_OPEN }, h("summary", null, first), rest.length ? frames(rest) : null, inside === list ? null : inside)
       : h("div", { class: "alone" }, first);
     list.append(h("li", { class: branch.apart && !branch.around ? "odd" : null }, body));
     for (const next of [...branch.inside].reverse()) waiting.push([next, inside, one.ranks]);
@@ -75,7 +78,7 @@ function line(node, first, branch, one, drawing, around) {
     h("code", null, h("b", null, text.slice(0, split)), h("span", { class: "muted" }, text.slice(split))),
     one.main && KINDS[kind] ? [" ", h("span", { class: `kind ${kind}` }, KINDS[kind])] : null,
     holders.length ? [" ", h("span", { class: "kind gil" }, `GIL ${compact(holders.map((rank) => snapshot.ranks[rank]))}`)] : null,
-    first ? [" ", h("span", { class: "who" }, beside(snapshot.ranks, node.ranks, around))] : null,
+    first && node.ranks.length ? [" ", h("span", { class: "who" }, snapshot.shown.beside(node.ranks, around))] : null,
     odd ? [" ", h("span", { class: "badge warn" }, "◆ apart")] : null);
 }
 

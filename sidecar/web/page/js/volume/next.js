@@ -22,7 +22,7 @@ export function next(volume, about, done) {
     const shown = steps.slice(0, MOST);
     const writes = about?.write === true;
     replace(place,
-      h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "What goes next" }, h("table", { class: "next" },
+      h("div", { class: "scroll" }, h("table", { class: "next" },
         h("thead", null, h("tr", null, ["When", "Incident", "What happens", "Why"].map((title) => h("th", { scope: "col" }, title)), h("th", { scope: "col", class: "number" }, "Frees"), writes ? h("th", { scope: "col" }, "Instead") : null)),
         h("tbody", null, shown.map((step) => line(step, about, done))))),
       steps.length > MOST ? h("p", { class: "muted" }, `and ${steps.length - MOST} more; choose a pod to see its own.`) : null);

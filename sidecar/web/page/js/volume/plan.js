@@ -55,15 +55,16 @@ export function bySize(volume) {
   return dicts(volume, "pods").toSorted((a, b) => (number(b, "bytes") ?? 0) - (number(a, "bytes") ?? 0));
 }
 
-/** What the bar shows: [{name, bytes, kind}] of incidents, other files and free space, and the size; null where that is not known. */
+/** What the bar shows: {size, used, free, parts: [{name, bytes, kind}]} of incidents, other files, free space and what is
+ *  free but not for us; null where that is not known. */
 export function partsOf(volume) {
   const size = number(volume, "size_bytes");
   const used = number(volume, "used_bytes");
   const free = number(volume, "free_bytes");
   if (size === null || used === null || free === null || size <= 0) return null;
   const ours = Math.min(number(volume, "bytes") ?? dicts(volume, "pods").reduce((sum, pod) => sum + (number(pod, "bytes") ?? 0), 0), used);
-  return {
-    size, used, free,
-    parts: [{ name: "incidents", bytes: ours, kind: "ours" }, { name: "everything else on it", bytes: Math.max(0, used - ours), kind: "others" }, { name: "free", bytes: free, kind: "free" }],
-  };
+  const withheld = Math.max(0, size - used - free);
+  const parts = [{ name: "incidents", bytes: ours, kind: "ours" }, { name: "everything else on it", bytes: Math.max(0, used - ours), kind: "others" }, { name: "free", bytes: free, kind: "free" }];
+  if (withheld > size / 200) parts.push({ name: "withheld by the volume", bytes: withheld, kind: "withheld" });
+  return { size, used, free, parts };
 }

@@ -23,7 +23,7 @@ export function pods(volume) {
     },
   }, `Show ${rows.length - FIRST} more pods`)) : null;
   return [
-    h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "By pod" }, h("table", { class: "pods" },
+    h("div", { class: "scroll" }, h("table", { class: "pods" },
       h("thead", null, h("tr", null, [["Pod", ""], ["Incidents", "number"], ["Bytes", "number"], ["", ""], ["Newest", ""], ["Its limits", ""], ["Goes next", ""]].map(([title, kind]) => (title ? h("th", { scope: "col", class: kind }, title) : h("td", { "aria-hidden": "true" }))))), body)),
     more,
     left ? h("p", { class: "muted" }, `${left} more pods with fewer bytes are not told apart here.`) : null,
