@@ -140,7 +140,7 @@ def run(page: Page, expression: str) -> Any:
 
 
 def findings(page: Page, within: str = "html", rules: tuple[str, ...] = ()) -> list[str]:
-    """What axe finds serious or critical in a part of the page, one line each; by these rules, or by all."""
+    """What axe finds serious or critical in a part of the page as it is, one line each; by `rules`, or by all."""
     options = {"resultTypes": ["violations"]} | ({"runOnly": list(rules)} if rules else {})
     if not run(page, "'axe' in window"):
         run(page, files("axe_playwright_python").joinpath("axe.min.js").read_text() + "; 0")

@@ -81,8 +81,7 @@ def test_by_keyboard_alone(look: Look, viewer: Viewer, volume: Volume) -> None:
     page.get_by_role("link", name="Volume").focus()
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="Volume", level=1)).to_be_visible()
-    page.keyboard.press("Alt+ArrowLeft")
-    expect(page.get_by_role("tab").first).to_be_visible()
+    go_to(page, page.get_by_role("button", name="Look again"))
 
 
 def go_to(page: Page, wanted: Locator, most: int = 200) -> None:
