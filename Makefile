@@ -11,6 +11,8 @@ TORCH := torch==2.13.0
 
 .PHONY: demo test test-torch record-cases check pods prometheus chromium screenshots soak bench lock clean
 .DELETE_ON_ERROR:
+# What tests start by the thousand is not to compile its modules each time, whatever the caller's environment says.
+unexport PYTHONDONTWRITEBYTECODE
 
 $(VENV)/.installed: pyproject.toml sidecar/version.py
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "rankguard needs Python 3.11 or newer: make PYTHON=python3.12 …")'
@@ -47,9 +49,16 @@ screenshots: chromium
 soak: pods
 	PYTHONPATH=tests $(BIN)/python tests/pods/soak.py $(SOAK)
 
-# Most of a test is waiting for processes, so there are more workers than processors.
-test: check pods prometheus chromium
+# Most of a test is waiting for processes, so there are more workers than processors. On a fresh machine the checks take
+# a processor and the preparations a network, so they go side by side; the preparations all want apt.
+test: $(VENV)/.installed
+	$(MAKE) --jobs=2 check prepared
 	$(BIN)/pytest -n $(WORKERS) --dist worksteal
+
+.PHONY: prepared
+prepared: pods
+	$(BIN)/python tests/prometheus/prepare_prometheus.py
+	$(BIN)/python tests/page/prepare_chromium.py
 
 $(TORCH_VENV)/.installed: pyproject.toml sidecar/version.py
 	$(PYTHON) -m venv $(TORCH_VENV)

@@ -8,11 +8,34 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 # A busy machine is no finding: what an example may take is the test's own time limit. In CI the examples are the same
-# each time, so that what is red there is red for a change; by hand they are new ones.
-settings.register_profile(
-    "no_clock", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=bool(os.environ.get("CI"))
+# each time, so that what is red there is red for a change; by hand they are new ones. There are few of them, since all
+# tests are run often; `pytest --hypothesis-profile thorough` looks at many.
+_NO_CLOCK = settings(
+    deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=bool(os.environ.get("CI"))
 )
+settings.register_profile("no_clock", _NO_CLOCK, max_examples=30)
+settings.register_profile("thorough", _NO_CLOCK, max_examples=1000)
 settings.load_profile("no_clock")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A test that takes most of a minute and comes last keeps everybody waiting, so those marked `long` come first.
+
+    `--dist worksteal` cuts the list into as many parts as there are workers; each works from the front of its part, and
+    who has nothing left takes from the end of another's. So the long ones are dealt out to the fronts of the parts. The
+    rest stays in order: what shares a fixture of a module stays together.
+    """
+    workers = getattr(config, "workerinput", {}).get("workercount", 1)
+    long = [item for item in items if item.get_closest_marker("long")]
+    rest = [item for item in items if not item.get_closest_marker("long")]
+    dealt: list[pytest.Item] = []
+    for worker in range(workers):
+        first = long[worker::workers]
+        size = (len(items) - len(dealt)) // (workers - worker)
+        room = max(0, size - len(first))
+        dealt += first + rest[:room]
+        del rest[:room]
+    items[:] = dealt
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

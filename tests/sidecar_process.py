@@ -53,16 +53,22 @@ def kill_identity(identity: Identity, number: int = signal.SIGKILL) -> None:
 
 
 def eventually(condition: Callable[[], Any], what: str, timeout: float = 30.0) -> Any:
-    """Poll until `condition` holds and return what it gave. Raises `AssertionError` after `timeout` seconds."""
-    end = time.monotonic() + timeout
+    """Poll until `condition` holds and return what it gave. Raises `AssertionError` after `timeout` seconds.
+
+    The longer it takes, the rarer the looks: by a tenth of what was waited, and by what a look takes. Who looks takes
+    processor time from what is waited for, and a look through /proc, or with podman, takes much of it.
+    """
+    begin = time.monotonic()
     pause = threading.Event()
     while True:
+        looked = time.monotonic()
         value = condition()
         if value:
             return value
-        if time.monotonic() > end:
+        now = time.monotonic()
+        if now - begin > timeout:
             raise AssertionError(f"not within {timeout:g} s: {what}")
-        pause.wait(0.005)
+        pause.wait(max(0.005, min(0.05, (now - begin) / 10), min(0.5, now - looked)))
 
 
 def descendants(pid: int) -> list[Identity]:

@@ -26,6 +26,7 @@ def smoke(*names: str) -> tuple[str, dict[str, list[dict[str, Any]]]]:
     return bench.stdout, {name: body["rows"] for name, body in kept.items()}
 
 
+@pytest.mark.long
 def test_a_smallest_run_measures_every_observer_and_shows_the_goals() -> None:
     """A real guard and its peers on three deaths: everyone has seen each of them, and the table and the file say so."""
     said, rows = smoke("observation")
@@ -40,6 +41,7 @@ def test_a_smallest_run_measures_every_observer_and_shows_the_goals() -> None:
     assert goal["met"] == (goal["measured"] <= goal["limit"])
 
 
+@pytest.mark.long
 def test_a_smallest_run_sees_real_hangs_and_the_price_of_asking() -> None:
     """Both hangs of a real engine are found and end with it gone; a healthy one is asked, and its answer is used."""
     _, rows = smoke("hang", "probing")

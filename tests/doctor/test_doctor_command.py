@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from command_line import refusal
 from doctor_rig import USER, nothing, process, root_with
 
 
@@ -101,11 +102,13 @@ def test_a_hostile_title_writes_nothing_of_its_own(tmp_path: Path) -> None:
         (["--engine", "triton"], "it takes one of auto, sglang, vllm, generic"),
     ],
 )
-def test_bad_input_is_one_line(args: list[str], words: str) -> None:
-    told = doctor(*args)
-    assert (told.returncode, told.stdout) == (2, "")
-    assert told.stderr.count("\n") == 1
-    assert words in told.stderr
+def test_bad_input_is_one_line(args: list[str], words: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert words in refusal(capfd, "doctor", *args)
+
+
+def test_bad_input_ends_the_process() -> None:
+    told = doctor("--pid", "1")
+    assert (told.returncode, told.stdout, told.stderr.count("\n")) == (2, "", 1), told
 
 
 def test_a_bad_setting_in_a_pod_is_said_and_checked_around(tmp_path: Path) -> None:

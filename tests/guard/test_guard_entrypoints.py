@@ -20,7 +20,13 @@ ENGINE = f"setproctitle({SERVER!r})\nrank('TP0')\nrank('TP1')\n"
 LEAVES = ENGINE + "os.waitpid(-1, 0)\nos._exit(0)"
 WAITS = ENGINE + "wait()"
 ALONE = f"setproctitle({TP1!r})\nwait()"
-MASKS = [(), ("thread_pidfd",), ("pidfd_hup",)]
+# How the guard learns of an end, and whether it sees one after the other or all of it at once.
+KERNELS = [
+    pytest.param((), False, id="all features-as it happens"),
+    pytest.param((), True, id="all features-all at once"),
+    pytest.param(("thread_pidfd",), True, id="without thread_pidfd-all at once"),
+    pytest.param(("pidfd_hup",), False, id="without pidfd_hup-as it happens"),
+]
 
 
 @contextmanager
@@ -49,8 +55,7 @@ def failed(record: dict[str, Any]) -> dict[str, tuple[str, int | None]]:
     return {failure["rank"]: (failure["cause"], failure["signal"]) for failure in record["failures"]}
 
 
-@pytest.mark.parametrize("delayed", [False, True], ids=["as it happens", "all at once"])
-@pytest.mark.parametrize("masked", MASKS, ids=[",".join(masked) or "all features" for masked in MASKS])
+@pytest.mark.parametrize(("masked", "delayed"), KERNELS)
 def test_a_stop(tmp_path: Path, masked: tuple[str, ...], delayed: bool) -> None:
     """The server leaves by SIGTERM, the shell with 0, and the runtime kills the ranks: nobody failed."""
     with pod(tmp_path) as made:
@@ -65,8 +70,7 @@ def test_a_stop(tmp_path: Path, masked: tuple[str, ...], delayed: bool) -> None:
             assert sidecar.incidents() == []
 
 
-@pytest.mark.parametrize("delayed", [False, True], ids=["as it happens", "all at once"])
-@pytest.mark.parametrize("masked", MASKS, ids=[",".join(masked) or "all features" for masked in MASKS])
+@pytest.mark.parametrize(("masked", "delayed"), KERNELS)
 def test_a_rank_that_was_killed_and_all_others_left_as_in_a_stop(
     tmp_path: Path, masked: tuple[str, ...], delayed: bool
 ) -> None:

@@ -131,8 +131,14 @@ BRIEF = {"leave": "pass", "life": "os._exit(0)", "collect": "os.wait()"}
 LEAVING = {"leave": "os.setsid()", "life": "wait()", "collect": "pass"}
 
 
-@pytest.mark.parametrize("captures", ["process", "none"])
-@pytest.mark.parametrize("kind", [BRIEF, LEAVING], ids=["brief children", "children that leave"])
+@pytest.mark.parametrize(
+    ("kind", "captures"),
+    [
+        pytest.param(BRIEF, "process", id="brief children through the freeze"),
+        pytest.param(LEAVING, "process", id="children that leave through the freeze"),
+        pytest.param(LEAVING, "none", id="children that leave through the kill alone"),
+    ],
+)
 def test_one_that_forks_without_end(kind: dict[str, str], captures: str, tmp_path: Path) -> None:
     """A process that forks all through the freeze and the kill: nothing that it made is left, in whatever session."""
     code = FORKER.format(**kind) + TWO_RANKS + "order()\nfork(forker, 'forker')\nwait()"

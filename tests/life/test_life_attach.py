@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
 from life_parts import Ranks, ask, await_metric, metric, port_of, watched
 from sidecar_process import Sidecar, eventually, identity_of, load, running
 
@@ -43,6 +44,7 @@ def test_a_stop_while_an_incident_is_open(tmp_path: Path) -> None:
         assert record["termination"] is not None
 
 
+@pytest.mark.long
 def test_ten_engines_one_after_the_other(tmp_path: Path) -> None:
     """The owner restarts the engine each time: each death is an incident of its own, and nothing piles up in us."""
     with (

@@ -174,6 +174,7 @@ def test_a_stop_from_outside_is_no_failure(play: Play, dumps: Path, entrypoint: 
         assert sum(running.metrics()["rankguard_rank_deaths_total"].values()) == 0
 
 
+@pytest.mark.long
 def test_ten_deaths_in_a_row(play: Play, dumps: Path) -> None:
     """The sidecar outlives ten restarts of the engine, and each time watches new pids under the same labels; nothing of
     its own grows: no descriptor, no process, and no memory beyond what the first restarts took.

@@ -33,8 +33,7 @@ def with_message(dumps: Path, message: Path, *containers: dict[str, Any]) -> dic
     return pod(dumps, *containers, volumes=[volume])
 
 
-@pytest.mark.parametrize("captures", ["process,pyspy", "none"])
-@pytest.mark.parametrize("uid", [0, 1000])
+@pytest.mark.parametrize(("uid", "captures"), [(0, "process,pyspy"), (1000, "process,pyspy"), (1000, "none")])
 def test_what_died_and_where_the_evidence_is(play: Play, dumps: Path, message: Path, uid: int, captures: str) -> None:
     """Whoever the engine runs as: beside what the application wrote there itself, one line of ours that names the rank,
     the signal and the incident; with evidence to take it is there before the kill.

@@ -18,7 +18,7 @@ from pod_specs import DUMPS, FULL, LOCKING, PYTHON, ROOT, SIGNALS, USER, engine,
 from pods import Pod, artifacts, said, sealed
 from sidecar_process import eventually
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.long]
 Play = Callable[[dict[str, Any]], Pod]
 SMALL = ("--tp", "2", "--light", "--no-detokenizer")
 GUARDS = {"pidfd", "thread_pidfd", "pidfd_hup", "pidfd_info"}  # the guard's own word in the metrics

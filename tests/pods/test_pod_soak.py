@@ -8,7 +8,7 @@ import pytest
 from podman import Podman
 from soak import report, soak
 
-pytestmark = [pytest.mark.root, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.root, pytest.mark.long, pytest.mark.timeout(400)]
 
 
 def test_a_few_failures(podman: Podman, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,6 +29,7 @@ def environment(*first: Path) -> dict[str, str]:
     return {**clean, "PATH": path, "PYTHONPATH": str(ROOT)}
 
 
+@pytest.mark.long
 @pytest.mark.root
 def test_what_is_said_to_run_on_a_host_runs(tmp_path: Path) -> None:
     """Rankguard starts the engine; in the other terminal each command ends well, in the order of the page: there is an

@@ -109,6 +109,7 @@ def test_a_call_that_was_found_late(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("web_harness.ENTRY", ENTRY_WITH.format(first=soon))
     with web_process(tmp_path) as web:
         guard = connected(web)
+        assert web.get("/healthz").status_code == 200  # a port that is not served yet would be late too
         with calling(web) as [answer]:
             done(guard, hooks(guard)[0])
             answer.result(15)

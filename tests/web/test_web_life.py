@@ -140,10 +140,10 @@ def test_busy_port_is_retried(tmp_path):
             people.close()
             wait_for(lambda: "setting=api_listen" in web.log().partition(" listening ")[2], "the people's port")
             url = f"http://{addresses['api_listen']}/api/v1/status"
-            assert httpx.get(url, trust_env=False).status_code == 200
+            assert httpx.get(url, trust_env=False, verify=False).status_code == 200
             machines.close()
             wait_for(lambda: web.log().count(" listening ") == 2, "the machines' port")
-            assert httpx.get(f"http://{addresses['listen']}/healthz", trust_env=False).status_code == 200
+            assert httpx.get(f"http://{addresses['listen']}/healthz", trust_env=False, verify=False).status_code == 200
             assert web.log().count("cannot listen") == 2
 
 
@@ -163,7 +163,7 @@ def test_every_interface(tmp_path):
         port = chosen.getsockname()[1]
     with web_process(tmp_path, bind=False, listen=f":{port}", api_listen=None) as web:
         wait_for(lambda: " listening " in web.log(), "the port")
-        assert httpx.get(f"http://127.0.0.1:{port}/healthz", trust_env=False).status_code == 200
+        assert httpx.get(f"http://127.0.0.1:{port}/healthz", trust_env=False, verify=False).status_code == 200
         if socket.has_ipv6:
             try:
                 socket.create_connection(("::1", port), timeout=5).close()

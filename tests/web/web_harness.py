@@ -32,15 +32,18 @@ T = TypeVar("T")
 
 
 def wait_for(condition: Callable[[], T], what: str, seconds: float = 15.0) -> T:
-    """The first true value of `condition`, asked again and again until the deadline."""
-    deadline = time.monotonic() + seconds
+    """The first true value of `condition`, asked again and again until the deadline: the longer it takes, the rarer,
+    since who asks takes processor time from who is to answer.
+    """
+    begin = time.monotonic()
     pause = select.poll()
     while True:
         value = condition()
         if value:
             return value
-        assert time.monotonic() < deadline, f"waited {seconds} s in vain for {what}"
-        pause.poll(10)
+        waited = time.monotonic() - begin
+        assert waited < seconds, f"waited {seconds} s in vain for {what}"
+        pause.poll(min(50.0, max(10.0, waited * 100)))
 
 
 def listener(family: socket.AddressFamily = socket.AF_INET, host: str = "127.0.0.1") -> socket.socket:
@@ -149,7 +152,8 @@ class WebProcess:
         return int(self.sockets[name].getsockname()[1])
 
     def request(self, method: str, path: str, port: str = "listen", **kwargs: Any) -> httpx.Response:
-        with httpx.Client(trust_env=False, timeout=15, verify=False) as client:  # no certificates to load
+        # `verify`: otherwise each client reads a hundred CA certificates first, for a port without TLS.
+        with httpx.Client(trust_env=False, timeout=15, verify=False) as client:
             return client.request(method, f"http://127.0.0.1:{self.port(port)}{path}", **kwargs)
 
     def get(self, path: str, port: str = "listen", **kwargs: Any) -> httpx.Response:

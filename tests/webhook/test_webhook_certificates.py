@@ -144,6 +144,7 @@ def test_replicas_agree_on_certificates_that_the_api_server_trusts(api: ApiServe
         assert trusted(api) == ca
 
 
+@pytest.mark.long
 def test_a_new_ca_is_trusted_before_it_is_served(api: ApiServer, tmp_path: Path) -> None:
     """The whole rotation, with lifetimes of seconds, of two replicas: at every moment what a handshake gets is trusted
     by what caBundle held before it began.

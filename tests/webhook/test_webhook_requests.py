@@ -15,6 +15,7 @@ from typing import Any
 
 import jsonpatch
 import pytest
+from command_line import refusal
 from hypothesis import given
 from hypothesis import strategies as st
 from sidecar_process import eventually
@@ -237,22 +238,29 @@ def test_sigterm_ends_it_when_nobody_comes_any_more(tmp_path: Path) -> None:
         (["--ca-lifetime", "1"], "--ca-lifetime"),
     ],
 )
-def test_a_bad_setting_is_one_line(arguments: list[str], says: str, tmp_path: Path) -> None:
+def test_a_bad_setting_is_one_line(
+    arguments: list[str], says: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Which says what was wrong; status 2."""
     certificates(tmp_path)
+    monkeypatch.chdir(tmp_path)
     files = [] if says in ("--cert-file", "nowhere.crt cannot be read") or "self" in arguments else [
         "--cert-file", "tls.crt", "--key-file", "tls.key",
     ]  # fmt: skip
     if "--ca-lifetime" in arguments:
         files = ["--certificate", "self", "--secret", "s", "--service", "w", "--webhook-configuration", "c",
                  "--namespace", "n"]  # fmt: skip
+    assert says in refusal(capfd, "webhook", *files, *arguments)
+
+
+def test_a_bad_setting_ends_the_process(tmp_path: Path) -> None:
+    """The same from outside: the container's status is 2, and its log is the one line."""
     ran = subprocess.run(
-        [sys.executable, "-m", "sidecar", "webhook", *files, *arguments],
+        [sys.executable, "-m", "sidecar", "webhook"],
         cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
-    assert ran.returncode == 2, ran.stderr
-    assert ran.stderr.count("\n") == 1
-    assert says in ran.stderr
+    assert (ran.returncode, ran.stdout, ran.stderr.count("\n")) == (2, "", 1), ran
+    assert "--cert-file" in ran.stderr
 
 
 _JSON = st.recursive(
