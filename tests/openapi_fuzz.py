@@ -19,8 +19,8 @@ SECONDS = 500  # on a machine that is busy with other things; it takes 15
 
 def odd_folder(folder: Path) -> Path:
     """Good incidents, one that is open, one whose record says nonsense, half of one, and a link."""
-    for hours in (1, 2, 3):
-        put(folder, incident(hours, f"TP{hours}"))
+    for number in range(12):
+        put(folder, incident(10 + number, f"TP{number}"))
     put(folder, incident(4, "TP1", Reason.ENGINE_STALLED), sealed=False)
     odd = put(folder, incident(6, "TP6"))
     rewrite(odd, summary={"a": 1}, path="../../secret", bytes="many", pod=None, engine=[1], reason=7)
@@ -30,18 +30,21 @@ def odd_folder(folder: Path) -> Path:
 
 
 def fuzz(tmp_path: Path, document: dict[str, Any], port: int, paths: list[str], *more: str) -> None:
-    """`paths` are incidents that are there, which it takes as examples. Raises `AssertionError` with what it found."""
+    """`paths` are incidents that are there: what would be made of a pattern is hardly ever one. Raises
+    `AssertionError` with what was found."""
+    there = {"incident": [*paths, "20261120T235959.123Z-gone"], "path": ["pyspy/TP0.json", "incident.json", "gone"]}
     for operations in document["paths"].values():
         for operation in operations.values():
             for parameter in operation["parameters"]:
-                if (parameter["in"], parameter["name"]) == ("path", "incident"):
-                    del parameter["example"]
-                    parameter["examples"] = {path: {"value": path} for path in paths}
+                if parameter["in"] == "path" and parameter["name"] in there:
+                    parameter["schema"] = {"enum": there[parameter["name"]]}
+                    parameter["example"] = there[parameter["name"]][0]
     file = tmp_path / "openapi.json"
     file.write_text(json.dumps(document))
     argv = [
         os.path.join(os.path.dirname(sys.executable), "schemathesis"), "run", str(file),
         "--url", f"http://127.0.0.1:{port}", "--checks", "all", "--phases", "coverage,fuzzing",
+        "--exclude-path", "/api/v1/events",  # it never ends
         "--exclude-method", "HEAD",  # the same answers without a body, at twice the time
         "--max-examples", "4", "--generation-deterministic", "--continue-on-failure", "--no-color", *more,
     ]  # fmt: skip

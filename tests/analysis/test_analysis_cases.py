@@ -65,7 +65,7 @@ EXPECTED: dict[str, tuple[Judgement, tuple[str, ...], tuple[str, ...]]] = {
     "healthy-slow": (BUSY, (), ("model_step", "running in between")),
     "healthy-slower": (BUSY, (), ("model_step", "running in between")),
     "healthy-long-product": (BUSY, ("TP1",), ("TP1 is in scenes.long_matrix_product", "of a core")),
-    "healthy-encodes": (BUSY, (), ()),
+    "healthy-encodes": (BUSY, ("TP1",), ("2 of 3 ranks wait in all_reduce", "TP1 is in encoder.", "of a core")),
     "healthy-compiles": (Judgement.COMPILING, ("TP1",), ("TP1 is compiling",)),
     "healthy-idle": (Judgement.IDLE, (), ("All 3 ranks wait for requests",)),
 }  # fmt: skip

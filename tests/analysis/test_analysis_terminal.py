@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from dump_folders import incident, put, rewrite
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from recorded import case, explained
 
@@ -144,6 +144,7 @@ anything = st.recursive(
 SNAPSHOT = rendering.document(explained(case("gil-held-busy"))[1], [])["snapshots"][1]
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.dictionaries(st.sampled_from(list(SNAPSHOT)), anything), anything)
 def test_any_stacks_can_be_shown(tmp_path_factory: Any, changes: dict[str, Any], more: Any) -> None:
     """Whatever the values are: what is shown is printable, and nothing raises."""

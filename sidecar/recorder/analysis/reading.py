@@ -46,7 +46,7 @@ def rank_of(
         locked=_locked(first, second, state),
         cpu=_cpu(before, after, apart),
         wakes=_wakes(before, after),
-        state=_text(_part(state, "stat").get("state"))[:1],
+        state=_state(before, after),
         wchan=_wchan(state),
     )
 
@@ -54,6 +54,12 @@ def rank_of(
 def _main(threads: Threads) -> tuple[Frame, ...]:
     """The main thread comes first."""
     return threads[0].frames if threads else ()
+
+
+def _state(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """The last one. Held by a tracer in one of two only, it was our own py-spy that had it just then."""
+    last, other = (_text(_part(state, "stat").get("state"))[:1] for state in ((after or before), before))
+    return other if last == "t" and other else last
 
 
 def _caller(frames: Sequence[Frame], spot: Spot | None) -> str:

@@ -90,9 +90,7 @@ def _get(text: str, name: str, answers: Operation, *parameters: Operation) -> Op
 
 OPERATIONS: dict[tuple[str, str], Operation] = {
     ("/", "GET"): _get("The page, for a browser. It asks for the token itself.", "page", {
-        "200": {"description": "The page.", "content": {
-            "text/html; charset=utf-8": {}, "text/plain; charset=utf-8": {},
-        }},
+        "200": {"description": "The page.", "content": {"text/html; charset=utf-8": {}}},
         "304": _answer("It is what you have."),
         "404": _refused("It is not installed here."),
     }),
@@ -101,7 +99,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
             kind: {} for kind in ("text/javascript; charset=utf-8", "text/css; charset=utf-8", "image/svg+xml")
         }},
         "304": _answer("It is what you have."), "404": _refused("There is no such file."),
-    }, {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}, "example": "style.css"}),
+    }, {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}, "example": "icon.svg"}),
     ("/api/v1", "GET"): _get("Which addresses there are, in words.", "help", {
         "200": _answer("The words.", {"type": "string"}, "text/plain; charset=utf-8"),
     }),

@@ -55,8 +55,8 @@ def maybe(schema: Schema) -> Schema:
 _ROW = shape(
     True, id=TEXT, path=TEXT, time=MOMENT, reason=SAID, summary=SAID, rank=SAID, cause=SAID, engine=SAID, pod=SAID,
     artifacts=COUNT, bytes=COUNT, outcome=SAID, seconds=SAID, sealed=FLAG, pinned=FLAG, unreadable=WHY,
+    sentence=TEXT, confidence=TEXT, apart=rows(TEXT),
 )  # fmt: skip
-_ROW["properties"] |= {"sentence": TEXT, "confidence": TEXT, "apart": rows(TEXT)}
 
 _STEP = shape(
     path=TEXT, action={"enum": ["remove", "collapse"]}, why={"enum": ["age", "bytes", "number"]}, bytes=COUNT,
