@@ -5,6 +5,7 @@ python tests/page/take_screenshots.py docs/images [list incident …]
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import tempfile
@@ -24,6 +25,7 @@ from sidecar.system.subreaper import become_subreaper
 SERVING_SECONDS = 40.0  # the plots then have a hundred points
 MOST_BYTES = 250_000
 WINDOW = {"width": 1280, "height": 860}
+TALL = {"width": 1280, "height": 1240}
 # More of them for the list: engine, ranks, pod, who is killed by what. None: a person asks for the evidence.
 _MORE = (
     ("vllm", 8, "prod/qwen-72b-2", "TP5", signal.SIGSEGV),
@@ -33,13 +35,14 @@ _MORE = (
 
 
 def main() -> int:
-    target = Path(sys.argv[1])
+    target = Path(sys.argv[1]).resolve()
     wanted = sys.argv[2:] or [*_SHOTS]
     target.mkdir(parents=True, exist_ok=True)
     become_subreaper()  # what an engine's ranks leave is collected, as a container's first process does
     with tempfile.TemporaryDirectory(prefix="rankguard-pictures-") as base:
         print(f"pictures: engines run and fail, which takes {SERVING_SECONDS + 30:.0f} s", flush=True)
-        folder = Path(base) / "incidents"
+        os.chdir(base)  # so that the pictures show no path of this machine
+        folder = Path("incidents")
         _more(folder)
         volume = make_volume(folder, SERVING_SECONDS)
         with chromium(Path(base) / "profile") as browser, Viewer(folder) as viewer:
@@ -75,7 +78,7 @@ def _list(browser: Browser, url: str, volume: Volume, file: Path) -> None:
 
 
 def _incident(browser: Browser, url: str, volume: Volume, file: Path, scheme: str = "light") -> None:
-    page = open_page(browser, viewport=WINDOW, color_scheme=scheme).page
+    page = open_page(browser, viewport=TALL, color_scheme=scheme).page
     page.goto(f"{url}#/incident/{volume.stall}")
     _shot(settled(page), file)
 
@@ -84,8 +87,9 @@ def _section(browser: Browser, url: str, volume: Volume, file: Path, tab: str) -
     page = open_page(browser, viewport=WINDOW).page
     page.goto(f"{url}#/incident/{volume.stall}")
     settled(page).get_by_role("tab", name=tab).click()
-    settled(page).locator("#stacks-title").scroll_into_view_if_needed()
-    page.locator("#stacks-title").evaluate("e => e.scrollIntoView({block: 'start'})")
+    settled(page)
+    page.mouse.move(0, 0)
+    page.get_by_role("navigation", name="Sections").get_by_role("link", name="Stacks").evaluate("e => e.click()")
     _shot(page, file)
 
 

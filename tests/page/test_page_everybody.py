@@ -77,7 +77,12 @@ def test_by_keyboard_alone(look: Look, viewer: Viewer, volume: Volume) -> None:
     for link in page.get_by_role("navigation", name="Sections").get_by_role("link").all():
         link.focus()
         page.keyboard.press("Enter")
-        expect(page.locator("h2:focus")).to_be_in_viewport()
+        title = page.locator("h2:focus")
+        expect(title).to_be_in_viewport()
+        (top, under) = (title.bounding_box(), link.bounding_box())
+        assert top is not None
+        assert under is not None
+        assert top["y"] >= under["y"] + under["height"], "the title is under the bar that leads to it"
     page.get_by_role("link", name="Volume").focus()
     page.keyboard.press("Enter")
     expect(page.get_by_role("heading", name="Volume", level=1)).to_be_visible()

@@ -65,7 +65,7 @@ function ended(record) {
   if (!outcome) return "";
   const bad = outcome === "still_alive" || outcome === "denied";
   const took = number(termination, "seconds");
-  return [h("span", { class: `badge ${bad ? "bad" : "good"}` }, outcome), took === null ? "" : ` ${seconds(took)} after the kill`, text(termination, "detail") ? `; ${text(termination, "detail")}` : ""];
+  return [h("span", { class: `badge ${bad ? "bad" : "good"}` }, cut(outcome, 40)), took === null ? "" : ` ${seconds(took)} after the kill`, text(termination, "detail") ? `; ${text(termination, "detail")}` : ""];
 }
 
 /** Every failure, the first marked. `null` where nothing died. */
