@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import socket
 from pathlib import Path
 
@@ -48,6 +50,19 @@ def test_every_file_of_the_page(shared):
         assert answer.headers["cache-control"] == "no-cache"
         tag = {"if-none-match": answer.headers["etag"]}
         assert shared.get(f"/page/{path.relative_to(FOLDER)}", "api_listen", headers=tag).status_code == 304
+
+
+def test_what_the_list_needs_is_asked_for_at_once():
+    """Every module that it imports, however deep, and no other: nothing waits for a chain of imports."""
+    waiting, needed = ["js/main.js", "js/views/list.js"], set()
+    while waiting:
+        file = waiting.pop()
+        if file not in needed:
+            needed.add(file)
+            imports = re.findall(r'^import [^;]*?"([^"]+)";', (FOLDER / file).read_text(), re.MULTILINE)
+            waiting += [os.path.normpath(f"{file}/../{name}") for name in imports]
+    said = re.findall(r'(?:href|src)="page/(js/[^"]+)"', (FOLDER / "index.html").read_text())
+    assert sorted(said) == sorted(needed)
 
 
 @pytest.mark.parametrize(

@@ -2,10 +2,13 @@
 
 import { getJson, onTokenWanted } from "./api.js";
 import { h, replace } from "./dom.js";
-import * as incident from "./views/incident.js";
-import * as list from "./views/list.js";
-import * as volume from "./views/volume.js";
 
+// Each with modules of its own, which only who opens it waits for.
+const VIEWS = {
+  list: () => import("./views/list.js"),
+  incident: () => import("./views/incident.js"),
+  volume: () => import("./views/volume.js"),
+};
 const THEMES = [["", "◐", "as the system has them"], ["light", "☀", "light"], ["dark", "☾", "dark"]];
 const content = document.getElementById("content");
 const live = document.getElementById("live");
@@ -25,7 +28,7 @@ function routeOf(hash) {
 async function go() {
   const mine = ++turn;
   const route = routeOf(location.hash);
-  const view = { list, incident, volume }[route.name];
+  const load = Object.hasOwn(VIEWS, route.name) ? VIEWS[route.name] : null;
   for (const link of document.querySelectorAll("nav [data-route]")) {
     if (link.dataset.route === route.name) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
@@ -33,11 +36,11 @@ async function go() {
   cleanup?.();
   cleanup = null;
   showLive("");
-  const root = h("div", { class: `view ${view ? route.name : ""}` });
+  const root = h("div", { class: `view ${load ? route.name : ""}` });
   replace(content, root);
   try {
-    if (!view) throw new Error("there is no such page");
-    if (!context.about.version) await introduce();
+    if (!load) throw new Error("there is no such page");
+    const [view] = await Promise.all([load(), context.about.version ? null : introduce()]);
     const done = await view.show(root, route, context);
     if (mine === turn) cleanup = done ?? null;
     else done?.();
