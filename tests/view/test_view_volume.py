@@ -8,6 +8,8 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,19 @@ from sidecar.dumps.volume import Volume
 from sidecar.keeping import about
 from sidecar.model import PodInfo
 from sidecar.policy.retention import Keeping
+from sidecar.recorder.survey import survey
 from sidecar.web.counters import seeded
 
 KEEPING = Keeping(2, None, 48 * HOUR)
+NOBODY = 65534
+
+
+@pytest.fixture
+def volume_of_nobody() -> Iterator[Path]:
+    """An empty folder that everybody may reach; `tmp_path` lies below one of root's alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
 
 
 def says(pod: Path, keeping: Keeping = KEEPING) -> Path:
@@ -132,3 +144,29 @@ def test_a_look_is_bounded_and_the_next_one_goes_further(tmp_path):
     assert first["pods"][0]["next"] == []
     state = next(s for s in (volume.look(60, lambda: float(next(ticks))) for _ in range(30)) if s["complete"])
     assert (state["incidents"], len(state["pods"][0]["next"])) == (30, 20), "at most twenty steps of a pod"
+
+
+@pytest.mark.root
+def test_a_folder_that_may_not_be_looked_into_hides_nothing(volume_of_nobody):
+    """Another user's, beside a pod's incidents and in one of them: the volume's state is told, and the pod's retention
+    goes on."""
+    pod = volume_of_nobody / "prod" / "llm-0"
+    says(pod, Keeping(2, None, None, volume_limit=1 << 30))
+    homes = [put(pod, incident(hours, pod="prod/llm-0")) for hours in (1, 2, 3)]
+    for closed in (pod / "another", homes[0] / "pyspy"):
+        closed.mkdir(exist_ok=True)
+        closed.chmod(0o700)
+    os.seteuid(NOBODY)
+    try:
+        state = Volume(str(volume_of_nobody), Catalog(str(volume_of_nobody))).look(60)
+        root = os.open(pod, os.O_RDONLY)
+        try:
+            found = survey(root, PodInfo("prod", "llm-0", "uid-llm-0"))
+        finally:
+            os.close(root)
+    finally:
+        os.seteuid(0)
+    (row,) = state["pods"]
+    assert (row["incidents"], row["limits"]["max_incidents"]) == (3, 2)
+    assert found is not None
+    assert {kept.id for kept in found.kept} == {home.name for home in homes[1:]}
