@@ -111,7 +111,7 @@ class Library:
         if self._volume is None:
             from sidecar.dumps.volume import Volume  # few ask
 
-            self._volume = Volume(self.folder, self.catalog, self._own)
+            self._volume = Volume(self.folder, self.catalog, self._own, self._record_limit)
         found = self._volume.look()
         return json.dumps(found).encode(), bool(found["complete"])
 

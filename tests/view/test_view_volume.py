@@ -9,12 +9,13 @@ import itertools
 import json
 import os
 import tempfile
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from dump_folders import HOUR, age, incident, put
+from dump_folders import HOUR, age, incident, put, rewrite
 from sidecar_process import eventually
 from view_rig import Viewer
 
@@ -170,3 +171,28 @@ def test_a_folder_that_may_not_be_looked_into_hides_nothing(volume_of_nobody):
     assert (row["incidents"], row["limits"]["max_incidents"]) == (3, 2)
     assert found is not None
     assert {kept.id for kept in found.kept} == {home.name for home in homes[1:]}
+
+
+def test_what_is_kept_of_a_look_is_small_whatever_the_records_say(tmp_path):
+    """Of 16 KiB of a record's beginning, as many lists as fit there, nothing stays; and of 10 MiB of one that was left
+    open nothing is read where records of 4 MiB are the most."""
+    pod = tmp_path / "evil" / "pod"
+    says(pod, Keeping(200, None))
+    for hours in range(2, 42):
+        lists = "[]," * 5_000 + "[]"
+        (put(pod, incident(hours)) / "incident.json").write_text(f'{{\n"throttled": {{"count": [{lists}]}}\n}}')
+    home = put(pod, incident(50), sealed=False)
+    rewrite(home, junk=[{} for _ in range(160_000)], padding=" " * (10 << 20))
+    (home / ".lock").touch()
+    age(tmp_path, 1)
+    limit = 4 << 20
+    tracemalloc.start()
+    try:
+        volume = Volume(str(tmp_path), Catalog(str(tmp_path), limit), None, limit)
+        state = volume.look(600)
+        kept, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert state["pods"][0]["incidents"] == 41
+    assert kept < 2 << 20
+    assert most < 16 << 20
