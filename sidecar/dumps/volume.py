@@ -117,7 +117,9 @@ class Volume:
     ) -> None:
         owners = self._own if self._own and not home.above else self._owners.of(home.fd)
         known = [owner for owner in owners if owner.keeping is not None]
-        for owner in known[:1] if home.above else known:
+        if home.above:
+            known = known[:1]
+        for owner in known or (owners[:1] if home.above else ()):  # one of an older version lives, whatever it keeps
             shares.setdefault(_place(home, owner.pod), _Share()).owner = owner
         found = []
         for wall, path in self._catalog.incidents(home):
@@ -136,7 +138,7 @@ class Volume:
             if seen is not None:
                 share.bytes += seen.size.total
                 found.append(seen)
-        for owner in known[:1] if home.above else known:
+        for owner in known:
             self._foretell(home, owner, shares[_place(home, owner.pod)], found, free, check)
 
     def _seen_at(self, parent: int, path: str, info: os.stat_result, check: Callable[[], None]) -> Seen | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dump_folders import HOUR, age, incident, put, rewrite
+from dump_folders import HOUR, age, count, incident, put, rewrite
 from sidecar_process import eventually
 from view_rig import Viewer
 
@@ -94,6 +94,16 @@ def test_a_counters_file_of_somebody_else_foretells_nothing(tmp_path, text):
     (tmp_path / "prod" / "llm-0" / ".counters-x.json").write_text(text)
     (row,) = Volume(str(tmp_path), Catalog(str(tmp_path))).look(600)["pods"]
     assert (row["incidents"], row["limits"], row["next"]) == (1, None, [])
+
+
+@pytest.mark.parametrize(("hours", "alive"), [(0, True), (4, False)])
+def test_a_sidecar_of_an_older_version_lives_all_the_same(tmp_path, hours, alive):
+    """Its counters file says nothing of limits, and by its age whether somebody writes it."""
+    put(tmp_path / "prod" / "llm-0", incident(1, pod="prod/llm-0"))
+    file = count(tmp_path / "prod" / "llm-0", "uid-llm-0", 1)
+    os.utime(file, (file.stat().st_mtime - hours * HOUR,) * 2)
+    (row,) = Volume(str(tmp_path), Catalog(str(tmp_path))).look(600)["pods"]
+    assert (row["alive"], row["limits"], row["next"]) == (alive, None, [])
 
 
 @pytest.mark.parametrize(("key", "value"), [("max_age_seconds", 1e300), ("headroom", None), ("max_bytes", True)])
