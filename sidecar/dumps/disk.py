@@ -66,14 +66,17 @@ def _no_hurry() -> None:
 
 
 def allocated(folder: int, name: str, depth: int = 0, check: Callable[[], None] = _no_hurry) -> int:
-    """Bytes of disk that a file or folder takes; one that goes meanwhile takes none. `check` is called at each, and may
-    raise."""
+    """Bytes of disk that a file or folder takes; one that goes meanwhile takes none, and of a folder that may not
+    be looked into only its own are known. `check` is called at each, and may raise."""
     check()
     try:
         info = lstat(folder, name)
         total = info.st_blocks * 512
         if stat.S_ISDIR(info.st_mode) and depth < _DEEPEST:
-            fd = os.open(name, FOLDER, dir_fd=folder)
+            try:
+                fd = os.open(name, FOLDER, dir_fd=folder)
+            except PermissionError:
+                return total
             try:
                 total += sum(allocated(fd, inner, depth + 1, check) for inner in os.listdir(fd))
             finally:

@@ -69,16 +69,18 @@ class Seen:
         return self.size
 
 
-def look(root: int, name: str, wall: float, check: Callable[[], None] = lambda: None) -> Seen:
-    """The incident `name` in the folder opened as `root`. Raises `OSError` where it is no folder, or is gone, and what
-    `check` raises, which is called at each file."""
+def look(
+    root: int, name: str, wall: float, check: Callable[[], None] = lambda: None, most: int = _MOST_LEFT_OPEN
+) -> Seen:
+    """The incident `name` in the folder opened as `root`. A record of more than `most` bytes is not taken up again.
+    Raises `OSError` where it is no folder, or is gone, and what `check` raises, which is called at each file."""
     folder = os.open(name, FOLDER, dir_fd=root)
     try:
         size = disk.measure(root, name, check)
         head = head_of(folder)
         locked = disk.has(folder, LOCK)
         held = is_held(folder) if locked else False
-        stale, guard = _left_open(folder, name) if locked and held is not True else (False, None)
+        stale, guard = _left_open(folder, name, most) if locked and held is not True else (False, None)
         pinned = disk.has(folder, PINNED)
         recorded = disk.has(folder, RECORD)
     finally:
@@ -179,10 +181,10 @@ def is_held(folder: int) -> bool | None:
     return False
 
 
-def _left_open(folder: int, name: str) -> tuple[bool, dict[str, Any] | None]:
+def _left_open(folder: int, name: str, most: int) -> tuple[bool, dict[str, Any] | None]:
     """(is it sealed all the same, as what it can be taken up) of an incident with a lock that nobody holds."""
     try:
-        record = record_of(folder, _MOST_LEFT_OPEN)
+        record = record_of(folder, most)
         if record.get("sealed") is True:  # its recorder died between its last two steps
             return True, None
         if incident_from(record["guard"]).id != name:

@@ -15,6 +15,7 @@ from sidecar.model import SCHEMA
 RECORD_LIMIT = 16 << 20  # bytes; a record of 512 ranks takes about one MiB
 # Values in it. 16 MiB of empty lists would take a gigabyte of memory; a record of 512 ranks has 70,000 values.
 _MOST_VALUES = 500_000
+_DEEPEST = 64  # of lists in lists; a real one has 6. What can just be read may be too deep to be written as JSON again.
 
 
 def load_record(fd: int, name: str, limit: int = RECORD_LIMIT) -> dict[str, Any]:
@@ -47,6 +48,8 @@ def load_record(fd: int, name: str, limit: int = RECORD_LIMIT) -> dict[str, Any]
 def _checked(record: Any, name: str) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise ValueError(f"{RECORD} is no record")
+    if _deeper(record, _DEEPEST):
+        raise ValueError(f"{RECORD} is nested more than {_DEEPEST} deep")
     if record.get("schema") != SCHEMA:
         raise ValueError(f"{RECORD} is not of schema {SCHEMA}")
     if record.get("id") != name:
@@ -59,6 +62,17 @@ def _checked(record: Any, name: str) -> dict[str, Any]:
         if not isinstance(record.get(key) or {}, dict):
             raise ValueError(f"{RECORD} has something else as {key}")
     return record
+
+
+def _deeper(value: Any, most: int) -> bool:
+    """Whether there is anything more than `most` steps below."""
+    level = [value]
+    for _ in range(most):
+        inside = (one.values() if isinstance(one, dict) else one for one in level)
+        level = [one for some in inside for one in some if isinstance(one, (dict, list))]
+        if not level:
+            return False
+    return True
 
 
 def _finite(text: str) -> float:

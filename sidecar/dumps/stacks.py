@@ -13,6 +13,8 @@ from sidecar.dumps.values import number, parts, text
 FILE = "analysis/stacks.json"
 _LARGEST = 16 << 20  # bytes; the recorder keeps at most 12 MiB
 _MOST_VALUES = 1_000_000  # what is bounded when it is written has fewer
+_MOST_RANKS = 4096  # as many as are merged when it is written
+_MOST_SETS = 100_000  # of ranks; each is a number of so many bits
 _LONGEST = 120  # characters of a name
 MOVED = 4  # of a thread's flags: its stack is not what it was in the first snapshot
 
@@ -80,7 +82,12 @@ def snapshots_of(root: int, path: str) -> list[Snapshot]:
         raise ValueError("it is no JSON, or only a part of it") from error
     if not isinstance(found, dict):
         raise ValueError("it holds no snapshots")
-    return [_snapshot(told) for told in parts(found, "snapshots")]
+    snapshots = parts(found, "snapshots")
+    if any(len(_list(told.get("ranks"))) > _MOST_RANKS for told in snapshots):
+        raise ValueError(f"it has more than {_MOST_RANKS} ranks")
+    if sum(len(_list(told.get("sets"))) for told in snapshots) > _MOST_SETS:
+        raise ValueError(f"it has more than {_MOST_SETS} sets of ranks")
+    return [_snapshot(told) for told in snapshots]
 
 
 def _snapshot(told: dict[str, Any]) -> Snapshot:

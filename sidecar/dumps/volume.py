@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sidecar.dumps import disk
@@ -21,6 +21,7 @@ from sidecar.dumps.kept import Seen, as_tidied, kept_of, look, to_take_up, wall_
 from sidecar.dumps.opening import lstat, top
 from sidecar.dumps.owners import Owner, Owners
 from sidecar.dumps.query import place_of
+from sidecar.dumps.record import RECORD_LIMIT
 from sidecar.model import PodInfo
 from sidecar.policy.outlook import outlook
 from sidecar.policy.retention import Keeping, of_another_pod, quota
@@ -30,6 +31,7 @@ BUDGET = 1.0  # seconds that one look may take to read; then it says how far it 
 MOST_PODS = 2_000
 MOST_NEXT = 20  # steps of one pod
 _MOST_KEPT = 50_000  # incidents, half a KiB each
+_LONGEST = 256  # characters of a word that is kept; none of ours is longer
 
 Pod = tuple[str, str]  # namespace and name, "" where they are not known
 
@@ -53,10 +55,18 @@ class _Share:
 
 
 class Volume:
-    """`own` is the pod whose folder it is and what it keeps, where that is known beforehand. Any thread may look."""
+    """`own` is the pod whose folder it is and what it keeps, where that is known beforehand; `record_limit` the bytes
+    that a record may have. Any thread may look."""
 
-    def __init__(self, folder: str, catalog: Catalog, own: tuple[PodInfo, Keeping] | None = None) -> None:
+    def __init__(
+        self,
+        folder: str,
+        catalog: Catalog,
+        own: tuple[PodInfo, Keeping] | None = None,
+        record_limit: int = RECORD_LIMIT,
+    ) -> None:
         self._folder = folder
+        self._record_limit = record_limit
         self._catalog = catalog
         self._own = [] if own is None else [Owner(*own, alive=True)]
         self._owners = Owners()
@@ -107,7 +117,9 @@ class Volume:
     ) -> None:
         owners = self._own if self._own and not home.above else self._owners.of(home.fd)
         known = [owner for owner in owners if owner.keeping is not None]
-        for owner in known[:1] if home.above else known:
+        if home.above:
+            known = known[:1]
+        for owner in known or (owners[:1] if home.above else ()):  # one of an older version lives, whatever it keeps
             shares.setdefault(_place(home, owner.pod), _Share()).owner = owner
         found = []
         for wall, path in self._catalog.incidents(home):
@@ -126,7 +138,7 @@ class Volume:
             if seen is not None:
                 share.bytes += seen.size.total
                 found.append(seen)
-        for owner in known[:1] if home.above else known:
+        for owner in known:
             self._foretell(home, owner, shares[_place(home, owner.pod)], found, free, check)
 
     def _seen_at(self, parent: int, path: str, info: os.stat_result, check: Callable[[], None]) -> Seen | None:
@@ -137,7 +149,7 @@ class Volume:
         if kept is not None and kept[0] == state:
             return kept[1]
         try:
-            seen = look(parent, name, wall_of(name), check)
+            seen = _slim(look(parent, name, wall_of(name), check, self._record_limit))
         except (OSError, ValueError):
             return None
         if settled and not seen.locked and len(self._seen) < _MOST_KEPT:
@@ -176,6 +188,19 @@ class Volume:
             }
             for step in outlook(kept, open_ids, keeping, others, free, time.time(), MOST_NEXT)
         ]
+
+
+def _slim(seen: Seen) -> Seen:
+    """What is asked of it here, of bounded size whatever its record says."""
+    pod = seen.theirs
+    return replace(
+        seen,
+        head={},
+        theirs=PodInfo(pod.namespace[:_LONGEST], pod.name[:_LONGEST], pod.uid[:_LONGEST], ""),
+        signature=seen.signature[:_LONGEST],
+        count=seen.count if type(seen.count) is int else None,
+        size=replace(seen.size, partials=seen.size.partials[:1]),
+    )
 
 
 def _place(home: Home, pod: PodInfo) -> Pod:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import threading
+import time
 from collections.abc import AsyncGenerator, Generator, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 PIECE = 256 << 10  # bytes read at a time
 _MOST_LOOKS = 100  # at a volume that one look does not see all of
+_LONGEST_LOOK = 10.0  # seconds from the beginning of a look at its state; then who waits is told so
 
 
 class Library:
@@ -42,12 +44,17 @@ class Library:
         self._own = own
         self._volume: Volume | None = None
         self._looking: asyncio.Task[tuple[bytes, bool]] | None = None
+        self._look_began = 0.0
 
     async def volume(self) -> bytes:
         """The volume's state, as JSON. Who asks while a look is made gets that one's."""
         looking = self._looking or self._look_again(_MOST_LOOKS)
+        # Without an end everybody who ever asked would wait, and take up what the server has room for, for all paths.
+        await asyncio.wait({looking}, timeout=max(0.0, self._look_began + _LONGEST_LOOK - time.monotonic()))
+        if not looking.done():
+            raise Unavailable("the volume does not answer; try again")
         try:
-            return (await asyncio.shield(looking))[0]
+            return looking.result()[0]
         except OSError as error:
             raise _unavailable(error) from error
 
@@ -60,6 +67,7 @@ class Library:
             if not look.cancelled() and look.exception() is None and not look.result()[1] and times > 1:
                 self._look_again(times - 1)
 
+        self._look_began = time.monotonic()
         self._looking = asyncio.create_task(self.pool.run(self._look))
         self._looking.add_done_callback(looked)
         return self._looking
@@ -103,7 +111,7 @@ class Library:
         if self._volume is None:
             from sidecar.dumps.volume import Volume  # few ask
 
-            self._volume = Volume(self.folder, self.catalog, self._own)
+            self._volume = Volume(self.folder, self.catalog, self._own, self._record_limit)
         found = self._volume.look()
         return json.dumps(found).encode(), bool(found["complete"])
 

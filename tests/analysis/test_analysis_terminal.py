@@ -107,9 +107,10 @@ def test_an_incident_without_an_analysis_says_so_in_one_line(tmp_path: Path) -> 
     assert page[page.index("Stacks") + 2] == ""
 
 
-@pytest.mark.parametrize("what", ["link", "fifo", "huge", "half", "many", "other", "folder"])
+@pytest.mark.parametrize("what", ["link", "fifo", "huge", "half", "many", "ranks", "other", "folder"])
 def test_what_lies_in_the_place_of_the_stacks_harms_nothing(tmp_path: Path, what: str) -> None:
-    """A link out, a pipe, a gigabyte, half of a file, a million lists: one line, and the rest of the page is there."""
+    """A link out, a pipe, a gigabyte, half of a file, a million lists, more ranks than can be (300,000 in as many sets
+    would take 10 GiB): one line, and the rest of the page is there."""
     home = written(tmp_path / "dumps", "lock")
     whole = stacks(home).read_text()
     stacks(home).unlink()
@@ -122,7 +123,11 @@ def test_what_lies_in_the_place_of_the_stacks_harms_nothing(tmp_path: Path, what
     elif what == "folder":
         stacks(home).mkdir()
     else:
-        content = {"huge": "", "half": whole[:-100], "many": f"[{'[],' * 1_000_000}[]]", "other": "[]"}[what]
+        ranks = {"ranks": [""] * 5_000, "sets": [[4_999]]}
+        content = {
+            "huge": "", "half": whole[:-100], "many": f"[{'[],' * 1_000_000}[]]", "other": "[]",
+            "ranks": json.dumps({"snapshots": [ranks]}, separators=(",", ":")),
+        }[what]  # fmt: skip
         stacks(home).write_text(content)
         if what == "huge":
             os.truncate(stacks(home), 1 << 30)

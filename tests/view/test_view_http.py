@@ -119,6 +119,20 @@ def test_hostile_incidents_are_shown_as_such(viewer):
         assert (one.status_code, one.json()["unreadable"]) == (200, row["unreadable"])
 
 
+def test_a_record_of_any_depth_can_be_asked_for(tmp_path):
+    """It is shown, or called unreadable: what could just be read is not too deep to be sent."""
+    homes = {}
+    for depth in (60, *range(100, 1000, 20)):
+        homes[depth] = put(tmp_path, incident(depth))
+        record = (homes[depth] / "incident.json").read_text().rstrip()
+        nested = "[" * depth + "]" * depth
+        (homes[depth] / "incident.json").write_text(f'{record.removesuffix("}")}, "notes": {nested}}}')
+    with Viewer(tmp_path) as viewer:
+        answers = {depth: viewer.incidents(f"/{home.name}") for depth, home in homes.items()}
+    assert {answer.status_code for answer in answers.values()} == {200}
+    assert [depth for depth, answer in answers.items() if answer.json()["unreadable"] is None] == [60]
+
+
 def test_hostile_words_are_only_words(viewer):
     """Markup and escapes travel as JSON in ASCII; what the folder says is not what the record claims."""
     answer = viewer.incidents(before=viewer.rows(namespace="test")[0]["path"])

@@ -8,11 +8,14 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import tempfile
+import tracemalloc
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from dump_folders import HOUR, age, incident, put
+from dump_folders import HOUR, age, count, incident, put, rewrite
 from sidecar_process import eventually
 from view_rig import Viewer
 
@@ -21,9 +24,19 @@ from sidecar.dumps.volume import Volume
 from sidecar.keeping import about
 from sidecar.model import PodInfo
 from sidecar.policy.retention import Keeping
+from sidecar.recorder.survey import survey
 from sidecar.web.counters import seeded
 
 KEEPING = Keeping(2, None, 48 * HOUR)
+NOBODY = 65534
+
+
+@pytest.fixture
+def volume_of_nobody() -> Iterator[Path]:
+    """An empty folder that everybody may reach; `tmp_path` lies below one of root's alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
 
 
 def says(pod: Path, keeping: Keeping = KEEPING) -> Path:
@@ -83,6 +96,16 @@ def test_a_counters_file_of_somebody_else_foretells_nothing(tmp_path, text):
     assert (row["incidents"], row["limits"], row["next"]) == (1, None, [])
 
 
+@pytest.mark.parametrize(("hours", "alive"), [(0, True), (4, False)])
+def test_a_sidecar_of_an_older_version_lives_all_the_same(tmp_path, hours, alive):
+    """Its counters file says nothing of limits, and by its age whether somebody writes it."""
+    put(tmp_path / "prod" / "llm-0", incident(1, pod="prod/llm-0"))
+    file = count(tmp_path / "prod" / "llm-0", "uid-llm-0", 1)
+    os.utime(file, (file.stat().st_mtime - hours * HOUR,) * 2)
+    (row,) = Volume(str(tmp_path), Catalog(str(tmp_path))).look(600)["pods"]
+    assert (row["alive"], row["limits"], row["next"]) == (alive, None, [])
+
+
 @pytest.mark.parametrize(("key", "value"), [("max_age_seconds", 1e300), ("headroom", None), ("max_bytes", True)])
 def test_limits_that_are_none_are_not_taken(tmp_path, key, value):
     file = says(tmp_path / "prod" / "llm-0")
@@ -132,3 +155,54 @@ def test_a_look_is_bounded_and_the_next_one_goes_further(tmp_path):
     assert first["pods"][0]["next"] == []
     state = next(s for s in (volume.look(60, lambda: float(next(ticks))) for _ in range(30)) if s["complete"])
     assert (state["incidents"], len(state["pods"][0]["next"])) == (30, 20), "at most twenty steps of a pod"
+
+
+@pytest.mark.root
+def test_a_folder_that_may_not_be_looked_into_hides_nothing(volume_of_nobody):
+    """Another user's, beside a pod's incidents and in one of them: the volume's state is told, and the pod's retention
+    goes on."""
+    pod = volume_of_nobody / "prod" / "llm-0"
+    says(pod, Keeping(2, None, None, volume_limit=1 << 30))
+    homes = [put(pod, incident(hours, pod="prod/llm-0")) for hours in (1, 2, 3)]
+    for closed in (pod / "another", homes[0] / "pyspy"):
+        closed.mkdir(exist_ok=True)
+        closed.chmod(0o700)
+    os.seteuid(NOBODY)
+    try:
+        state = Volume(str(volume_of_nobody), Catalog(str(volume_of_nobody))).look(60)
+        root = os.open(pod, os.O_RDONLY)
+        try:
+            found = survey(root, PodInfo("prod", "llm-0", "uid-llm-0"))
+        finally:
+            os.close(root)
+    finally:
+        os.seteuid(0)
+    (row,) = state["pods"]
+    assert (row["incidents"], row["limits"]["max_incidents"]) == (3, 2)
+    assert found is not None
+    assert {kept.id for kept in found.kept} == {home.name for home in homes[1:]}
+
+
+def test_what_is_kept_of_a_look_is_small_whatever_the_records_say(tmp_path):
+    """Of 16 KiB of a record's beginning, as many lists as fit there, nothing stays; and of 10 MiB of one that was left
+    open nothing is read where records of 4 MiB are the most."""
+    pod = tmp_path / "evil" / "pod"
+    says(pod, Keeping(200, None))
+    for hours in range(2, 42):
+        lists = "[]," * 5_000 + "[]"
+        (put(pod, incident(hours)) / "incident.json").write_text(f'{{\n"throttled": {{"count": [{lists}]}}\n}}')
+    home = put(pod, incident(50), sealed=False)
+    rewrite(home, junk=[{} for _ in range(160_000)], padding=" " * (10 << 20))
+    (home / ".lock").touch()
+    age(tmp_path, 1)
+    limit = 4 << 20
+    tracemalloc.start()
+    try:
+        volume = Volume(str(tmp_path), Catalog(str(tmp_path), limit), None, limit)
+        state = volume.look(600)
+        kept, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert state["pods"][0]["incidents"] == 41
+    assert kept < 2 << 20
+    assert most < 16 << 20

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import socket
+
+import pytest
 from dump_folders import STACK, incident, put
+from hung_folder import hung
 from web_harness import wait_for, web_process
 
 from sidecar.dumps.catalog import Catalog
@@ -46,3 +50,20 @@ def test_the_sidecar_says_what_it_keeps_and_leaves_that_on_the_volume(tmp_path):
     (row,) = Volume(str(tmp_path), Catalog(str(tmp_path))).look(600)["pods"]
     steps = [step | {"path": step["path"].removeprefix("prod/llm-0/"), "at": step["at"] and ""} for step in row["next"]]
     assert row | {"next": steps} == own | {"next": [step | {"at": step["at"] and ""} for step in own["next"]]}
+
+
+@pytest.mark.root
+def test_who_asks_for_a_volume_that_hangs_does_not_take_up_the_port(tmp_path):
+    """However many asked for its state and left again, everything else is answered; and they are told in the end."""
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    with web_process(volume) as web:
+        guard = web.guard()
+        guard.settled()
+        with hung(volume):
+            for _ in range(150):  # more than the server has room for
+                with socket.create_connection(("127.0.0.1", web.port("api_listen"))) as asking:
+                    asking.sendall(b"GET /api/v1/volume HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            wait_for(lambda: web.api("about").status_code == 200, "an answer that needs no volume", 60)
+            assert web.api("volume").json() == {"error": "the volume does not answer; try again"}
+        wait_for(lambda: web.api("volume").status_code == 200, "the volume", 60)
