@@ -45,6 +45,7 @@ async function request(method, target, { body, headers, signal } = {}) {
       },
     });
     if (answer.ok) return answer;
+    if (answer.status === 401 && sessionStorage.getItem(KEY) !== token) continue; // somebody has signed in meanwhile
     if (answer.status === 401 && method !== "HEAD") {
       const given = await askForToken(asked || token !== null);
       if (given !== null) { sessionStorage.setItem(KEY, given); continue; }
@@ -154,7 +155,7 @@ async function listen(handlers, over) {
     handlers.state?.("off");
     await new Promise((again) => setTimeout(again, wait * 1000));
   }
-  handlers.state?.("off");
+  if (!over.aborted) handlers.state?.("off"); // else another view may be there by now
 }
 
 function seen() {

@@ -9,7 +9,7 @@ import * as volume from "./views/volume.js";
 const THEMES = [["", "◐", "as the system has them"], ["light", "☀", "light"], ["dark", "☾", "dark"]];
 const content = document.getElementById("content");
 const live = document.getElementById("live");
-const context = { about: {}, showLive };
+const context = { about: {}, showLive, retitle };
 let cleanup = null;
 let turn = 0;
 
@@ -32,6 +32,7 @@ async function go() {
   }
   cleanup?.();
   cleanup = null;
+  for (const dialog of document.querySelectorAll("dialog[open]:not(.sign-in)")) dialog.close(); // it spoke of the view before
   showLive("");
   const root = h("div", { class: `view ${view ? route.name : ""}` });
   replace(content, root);
@@ -45,10 +46,15 @@ async function go() {
     if (mine === turn) replace(root, h("h1", null, "This cannot be shown"), h("p", { class: "notice bad" }, error.message ?? String(error)), h("p", null, h("a", { href: "#/" }, "All incidents")));
   }
   if (mine !== turn) return;
-  const title = root.querySelector("h1");
-  document.title = title ? `${title.textContent.slice(0, 80)} – Rankguard` : "Rankguard";
+  retitle();
   if (mine > 1) content.focus({ preventScroll: true });
   window.scrollTo(0, 0);
+}
+
+/** The window is called as the view is. */
+function retitle() {
+  const title = content.querySelector("h1");
+  document.title = title ? `${title.textContent.slice(0, 80)} – Rankguard` : "Rankguard";
 }
 
 async function introduce() {
