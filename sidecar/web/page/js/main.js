@@ -1,6 +1,6 @@
 // The frame of the page: routes, colours, the token, the sign that it is live.
 
-import { getJson, onTokenWanted } from "./api.js";
+import { ApiError, getJson, onTokenWanted } from "./api.js";
 import { h, replace } from "./dom.js";
 import * as incident from "./views/incident.js";
 import * as list from "./views/list.js";
@@ -37,18 +37,28 @@ async function go() {
   const root = h("div", { class: `view ${view ? route.name : ""}` });
   replace(content, root);
   try {
-    if (!view) throw new Error("there is no such page");
+    if (!view) throw new ApiError(404, "there is no such page");
     if (!context.about.version) await introduce();
     const done = await view.show(root, route, context);
     if (mine === turn) cleanup = done ?? null;
     else done?.();
   } catch (error) {
-    if (mine === turn) replace(root, h("h1", null, "This cannot be shown"), h("p", { class: "notice bad" }, error.message ?? String(error)), h("p", null, h("a", { href: "#/" }, "All incidents")));
+    if (mine === turn) replace(root, failed(error));
   }
   if (mine !== turn) return;
   retitle();
   if (mine > 1) content.focus({ preventScroll: true });
   window.scrollTo(0, 0);
+}
+
+/** What went wrong, and what can be done about it. */
+function failed(error) {
+  const again = { 401: "Sign in", 404: null, undefined: "Try again", 503: "Try again" }[error.status] ?? null;
+  return [
+    h("h1", null, "This cannot be shown"),
+    h("p", { class: "notice bad" }, error.message ?? String(error)),
+    h("p", { class: "actions" }, again ? h("button", { type: "button", class: "primary", onclick: go }, again) : null, h("a", { href: "#/" }, "All incidents")),
+  ];
 }
 
 /** The window is called as the view is. */
@@ -100,7 +110,7 @@ function signIn() {
           onsubmit: (event) => { event.preventDefault(); dialog.returnValue = field.value.trim(); dialog.close(field.value.trim()); },
         },
         h("h2", { id: "sign-in" }, "A token is needed"),
-        h("p", null, wrong ? "That was not it. " : "", "This port was started with --api-token-file; what that file holds is the token. It is kept for this tab alone."),
+        h("p", null, wrong ? "That was not it. If it was until now, it has been changed. " : "", "This port was started with --api-token-file; what that file holds is the token. It is kept for this tab alone."),
         h("label", { for: "token" }, "Token"), field,
         h("p", { class: "actions" }, h("button", { type: "submit", class: "primary" }, "Go on"))));
       dialog.addEventListener("close", () => {

@@ -104,6 +104,11 @@ class Incident {
     return this.#once(`text ${limit} ${file}`, () => readText(this.path, file, limit));
   }
 
+  /** The end of a file, likewise. */
+  end(file, limit) {
+    return this.#once(`end ${limit} ${file}`, () => readText(this.path, file, limit, true));
+  }
+
   #once(key, read) {
     if (!this.#read.has(key)) this.#read.set(key, read());
     return this.#read.get(key);
