@@ -47,7 +47,12 @@ def test_the_sentence_comes_first(look: Look, viewer: Viewer, volume: Volume, wh
     heading = page.get_by_role("heading", level=1)
     expect(heading).to_have_text(record["verdict"]["sentence"])
     head = page.locator("main header")
-    for words in (record["reason"], record["engine"], record["verdict"]["confidence"], *record["verdict"]["reasons"][:4]):
+    for words in (
+        record["reason"],
+        record["engine"],
+        record["verdict"]["confidence"],
+        *record["verdict"]["reasons"][:4],
+    ):
         expect(head.get_by_text(words).first).to_be_visible()
     expect(head.get_by_text(record["summary"], exact=True)).not_to_be_visible()
     head.get_by_text("What became of it").click()

@@ -35,7 +35,7 @@ export function outline(incident) {
   const { record } = incident;
   const at = text(dicts(record, "timeline")[0], "at") || stampOf(text(record, "id"));
   const parts = [
-    at ? h("span", null, cut(moment(at), 40), h("span", { class: "muted" }, ` (${ago(at) || "no time"})`)) : null,
+    at ? h("span", null, cut(moment(at), 40), ago(at) ? h("span", { class: "muted" }, ` (${ago(at)})`) : null) : null,
     placeName(incident) ? h("span", { class: "wrap" }, cut(placeName(incident), 300)) : null,
     text(record, "engine") ? h("span", { class: "wrap" }, cut(text(record, "engine"), 40)) : null,
     ended(record),
