@@ -19,9 +19,11 @@ export class ApiError extends Error {
   }
 }
 
-/** `api/v1/…` as a URL. Relative to the page, so that a proxy with a path of its own works too. */
+/** `api/v1/…` as a URL. Relative to the page, so that a proxy with a path of its own works too. A path that would lead
+ *  elsewhere (`../`, in a record or in somebody's link) is none. */
 export function url(path, parameters) {
   const made = new URL(`api/v1/${path}`, document.baseURI);
+  if (!made.pathname.endsWith(`/api/v1/${path}`)) throw new ApiError(404, "its path leads elsewhere, so it is not asked for");
   for (const [key, value] of Object.entries(parameters ?? {})) if (value !== "" && value !== null && value !== undefined) made.searchParams.set(key, value);
   made.hash = "";
   return made;

@@ -23,7 +23,7 @@ export function issueText({ record, path = "", tree = "", program = [], names = 
   const sentence = text(verdict, "sentence") || text(record, "summary") || text(record, "reason");
   const lines = [`### ${plain(safe(sentence)) || "An incident"}`, ""];
   for (const [name, value] of factsOf(record, program)) if (value) lines.push(`- ${name}: ${code(safe(value))}`);
-  if (names) for (const [name, value] of namesOf(record)) if (value) lines.push(`- ${name}: ${code(clean(maskText(value)).slice(0, 300))}`);
+  if (names) for (const [name, value] of namesOf(record)) if (value) lines.push(`- ${name}: ${code(clean(maskText(maskFurther(value))).slice(0, 300))}`);
   const reasons = words(verdict, "reasons").slice(0, 12);
   if (reasons.length) lines.push("", "Why:", "", fenced(reasons.map((one) => `- ${safe(one)}`)));
   const summary = text(record, "summary");

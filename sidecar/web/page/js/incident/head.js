@@ -72,7 +72,7 @@ function warnings(record) {
     record.sealed !== true && !text(record, "unreadable") ? ["warn", "Not sealed: it is still being written, or its writer was ended. What is here may not be all."] : null,
     record.collapsed === true ? ["warn", "A repeat of an earlier incident: its evidence was removed to make room. The record is whole."] : null,
     Object.keys(throttled).length ? ["warn", `Only a summary: number ${text(throttled, "count") || "?"} in a row since the last incident in full, of ${moment(text(throttled, "since"))}. In an hour ${text(throttled, "limit") || "some"} are kept in full.`] : null,
-    !text(record, "unreadable") && !dicts(record, "artifacts").length ? ["warn", "The record names no evidence."] : null,
+    record.sealed === true && !text(record, "unreadable") && !dicts(record, "artifacts").length ? ["warn", "The record names no evidence."] : null,
   ];
   return said.filter(Boolean).map(([sort, what]) => h("p", { class: `notice ${sort}` }, what));
 }

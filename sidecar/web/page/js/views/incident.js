@@ -76,17 +76,19 @@ function swap(old, made) {
 /** What the sections share: the record, and the incident's files, each read once. */
 class Incident {
   #read = new Map();
+  #folder; // paths of its files
 
   constructor(path, record, about) {
     this.path = path; // `<id>` or `<namespace>/<pod>/<id>`
     this.record = record !== null && typeof record === "object" ? record : {};
     this.about = about; // `api/v1/about`
     this.artifacts = dicts(this.record, "artifacts");
+    this.#folder = new Set(dicts(this.record, "files").map((one) => one.path));
   }
 
   /** Whether the folder has such a file. */
   has(file) {
-    return dicts(this.record, "files").some((one) => one.path === file);
+    return this.#folder.has(file);
   }
 
   /** The captured artifacts of a kind. */
