@@ -254,6 +254,27 @@ def test_the_text_for_an_issue_tells_the_story_and_no_secret(look: Look, viewer:
     assert not any(secret in page.content() for secret in SECRETS)
 
 
+LEAVING = (
+    "Set-Cookie: sid=s3cret; b=s3cret2", "jo.doe@mail.example.com",
+    "GET https://h/x?v=1&sig=s3cret&X-Amz-Signature=s3cret3",
+    "postgres://u:s3c/ret@h/db", "-----BEGIN RSA PRIVATE KEY----- s3cret -----END RSA PRIVATE KEY-----", "/home/jdoe/m",
+    "npm_0123456789abcdefs3cret", "10.1.2.3", "fd00:10:244::7", "gpu-7.dc1.corp",
+)  # fmt: skip
+
+
+def test_what_leaves_the_house_is_masked_further(stalled: Page) -> None:
+    """Beyond what the recorder masks: whose it is and where it runs. What a stack says stays as it is."""
+    stack = "memcpy@@GLIBC_2.14 (libc.so.6), all_reduce (parallel_state.py:9), torch.distributed, 23:59:59.123"
+    pieces = json.dumps([*LEAVING, stack])
+    module = "import('/page/js/incident/copy_text.js')"
+    shown = run(stalled, f"{module}.then(m => {pieces}.map(one => m.issueText({{record: {{summary: one}}}})))")
+    for text, piece in zip(shown, LEAVING, strict=False):
+        for word in ("s3c", "ret@", "doe", "10.1.2", "244", "dc1"):
+            assert word not in text, piece
+    plain = re.sub(r"[\\`]", "", shown[-1])
+    assert all(word in plain for word in ("GLIBC_2.14", "parallel_state.py:9", "23:59:59.123"))
+
+
 def test_one_that_is_still_written_is_followed(look: Look, volume: Volume, tmp_path: Path) -> None:
     """What comes appears without a click, but not under somebody who is at work: there it is offered."""
     home = tmp_path / volume.death
