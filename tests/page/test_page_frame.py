@@ -47,11 +47,21 @@ def test_the_colours_can_be_chosen(look: Look, viewer: Viewer) -> None:
     expect(button).to_have_accessible_name("Colours: dark")
 
 
+def test_who_closes_the_question_can_sign_in_later(look: Look, writing: Viewer) -> None:
+    page = look(f"http://127.0.0.1:{writing.api_port}/", expected=(REFUSED,)).page
+    expect(page.get_by_label("Token", exact=True)).to_be_visible()
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Sign in").click()
+    sign_in(page)
+    expect(page.get_by_text("llama-70b-0").first).to_be_visible()
+
+
 def test_links_that_lead_nowhere(look: Look, viewer: Viewer) -> None:
     """Each says so in words, and leads back to the list."""
     page = look(f"http://127.0.0.1:{viewer.api_port}/", expected=(r"status of 404",)).page
     for route in ("#/nothing", "#/incident/", "#/incident/../../etc/passwd", "#/incident/prod/x/20261120T235959.123Z-a",
-                  "#/incident/%ff", "#/incident/%2e%2e%2f"):  # fmt: skip
+                  "#/incident/%ff", "#/incident/%2e%2e%2f", "#/incident/../about",
+                  "#/incident/a/%2e%2e/../volume"):  # fmt: skip
         page.goto(f"http://127.0.0.1:{viewer.api_port}/{route}")
         expect(page.get_by_role("heading", name="This cannot be shown")).to_be_visible()
         page.get_by_role("link", name="All incidents").click()

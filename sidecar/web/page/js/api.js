@@ -19,9 +19,11 @@ export class ApiError extends Error {
   }
 }
 
-/** `api/v1/…` as a URL. Relative to the page, so that a proxy with a path of its own works too. */
+/** `api/v1/…` as a URL. Relative to the page, so that a proxy with a path of its own works too. A path that would lead
+ *  elsewhere (`../`, in a record or in somebody's link) is none. */
 export function url(path, parameters) {
   const made = new URL(`api/v1/${path}`, document.baseURI);
+  if (!made.pathname.endsWith(`/api/v1/${path}`)) throw new ApiError(404, "its path leads elsewhere, so it is not asked for");
   for (const [key, value] of Object.entries(parameters ?? {})) if (value !== "" && value !== null && value !== undefined) made.searchParams.set(key, value);
   made.hash = "";
   return made;
@@ -35,7 +37,7 @@ export function pathOf(...parts) {
 async function request(method, target, { body, headers, signal } = {}) {
   for (let asked = false; ; asked = true) {
     const token = sessionStorage.getItem(KEY);
-    const answer = await fetch(target, {
+    const answer = await answered(target, {
       method, signal, cache: "no-store", credentials: "omit", redirect: "error",
       body: body === undefined ? undefined : JSON.stringify(body),
       headers: {
@@ -45,11 +47,23 @@ async function request(method, target, { body, headers, signal } = {}) {
       },
     });
     if (answer.ok) return answer;
-    if (answer.status === 401 && method !== "HEAD") {
+    const why = await reason(answer); // read in any case: an answer that nobody reads keeps its connection
+    if (answer.status === 401) {
+      if (sessionStorage.getItem(KEY) !== token) continue; // somebody has signed in meanwhile
       const given = await askForToken(asked || token !== null);
       if (given !== null) { sessionStorage.setItem(KEY, given); continue; }
     }
-    throw new ApiError(answer.status, await reason(answer));
+    throw new ApiError(answer.status, why);
+  }
+}
+
+/** `fetch`, with words of ours where there is no answer at all. */
+async function answered(target, options) {
+  try {
+    return await fetch(target, options);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new ApiError(undefined, "there is no answer: the connection was lost, or the port-forward has ended");
   }
 }
 
@@ -71,12 +85,12 @@ export async function send(method, path, body) {
   return (await request(method, url(path), { body })).json();
 }
 
-/** The beginning of an incident's file as text: `{text, size, whole}`; at most `limit` bytes. */
-export async function readText(incident, file, limit = 1024 * 1024) {
+/** A piece of an incident's file as text: `{text, size, whole}`; at most `limit` bytes, of its beginning or its `end`. */
+export async function readText(incident, file, limit = 1024 * 1024, end = false) {
   const target = url(`incidents/${pathOf(incident)}/artifacts/${pathOf(file)}`);
   let answer;
   try {
-    answer = await request("GET", target, { headers: { range: `bytes=0-${limit - 1}` } });
+    answer = await request("GET", target, { headers: { range: end ? `bytes=-${limit}` : `bytes=0-${limit - 1}` } });
   } catch (error) {
     if (error.status === 416) return { text: "", size: 0, whole: true }; // an empty file has no first byte
     throw error;
@@ -103,9 +117,11 @@ export async function readJson(incident, file) {
 export function downloadLink(path, label, props) {
   const target = url(path);
   const link = h("a", { href: target.href, download: true, ...props }, label);
+  const refusal = h("span", { class: "bad", role: "alert" });
   link.addEventListener("click", async (event) => {
     if (!sessionStorage.getItem(KEY)) return;
     event.preventDefault();
+    refusal.remove();
     try {
       const { ticket } = await send("POST", "tickets", { path: target.pathname.slice(new URL(".", document.baseURI).pathname.length - 1) });
       const allowed = new URL(target);
@@ -115,8 +131,8 @@ export function downloadLink(path, label, props) {
       once.click();
       once.remove();
     } catch (error) {
-      link.title = `not downloaded: ${error.message}`;
-      link.classList.add("failed");
+      refusal.textContent = ` Not downloaded: ${error.message}.`;
+      link.after(refusal);
     }
   });
   return link;
@@ -154,7 +170,7 @@ async function listen(handlers, over) {
     handlers.state?.("off");
     await new Promise((again) => setTimeout(again, wait * 1000));
   }
-  handlers.state?.("off");
+  if (!over.aborted) handlers.state?.("off"); // else another view may be there by now
 }
 
 function seen() {

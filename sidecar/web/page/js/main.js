@@ -1,6 +1,6 @@
 // The frame of the page: routes, colours, the token, the sign that it is live.
 
-import { getJson, onTokenWanted } from "./api.js";
+import { ApiError, getJson, onTokenWanted } from "./api.js";
 import { h, replace } from "./dom.js";
 
 // Each with modules of its own, which only who opens it waits for.
@@ -12,7 +12,7 @@ const VIEWS = {
 const THEMES = [["", "◐", "as the system has them"], ["light", "☀", "light"], ["dark", "☾", "dark"]];
 const content = document.getElementById("content");
 const live = document.getElementById("live");
-const context = { about: {}, showLive };
+const context = { about: {}, showLive, retitle };
 let cleanup = null;
 let turn = 0;
 
@@ -35,23 +35,39 @@ async function go() {
   }
   cleanup?.();
   cleanup = null;
+  for (const dialog of document.querySelectorAll("dialog[open]:not(.sign-in)")) dialog.close(); // it spoke of the view before
   showLive("");
   const root = h("div", { class: `view ${load ? route.name : ""}` });
   replace(content, root);
   try {
-    if (!load) throw new Error("there is no such page");
+    if (!load) throw new ApiError(404, "there is no such page");
     const [view] = await Promise.all([load(), context.about.version ? null : introduce()]);
     const done = await view.show(root, route, context);
     if (mine === turn) cleanup = done ?? null;
     else done?.();
   } catch (error) {
-    if (mine === turn) replace(root, h("h1", null, "This cannot be shown"), h("p", { class: "notice bad" }, error.message ?? String(error)), h("p", null, h("a", { href: "#/" }, "All incidents")));
+    if (mine === turn) replace(root, failed(error));
   }
   if (mine !== turn) return;
-  const title = root.querySelector("h1");
-  document.title = title ? `${title.textContent.slice(0, 80)} – Rankguard` : "Rankguard";
+  retitle();
   if (mine > 1) content.focus({ preventScroll: true });
   window.scrollTo(0, 0);
+}
+
+/** What went wrong, and what can be done about it. */
+function failed(error) {
+  const again = { 401: "Sign in", 404: null, undefined: "Try again", 503: "Try again" }[error.status] ?? null;
+  return [
+    h("h1", null, "This cannot be shown"),
+    h("p", { class: "notice bad" }, error.message ?? String(error)),
+    h("p", { class: "actions" }, again ? h("button", { type: "button", class: "primary", onclick: go }, again) : null, h("a", { href: "#/" }, "All incidents")),
+  ];
+}
+
+/** The window is called as the view is. */
+function retitle() {
+  const title = content.querySelector("h1");
+  document.title = title ? `${title.textContent.slice(0, 80)} – Rankguard` : "Rankguard";
 }
 
 async function introduce() {
@@ -97,7 +113,7 @@ function signIn() {
           onsubmit: (event) => { event.preventDefault(); dialog.returnValue = field.value.trim(); dialog.close(field.value.trim()); },
         },
         h("h2", { id: "sign-in" }, "A token is needed"),
-        h("p", null, wrong ? "That was not it. " : "", "This port was started with --api-token-file; what that file holds is the token. It is kept for this tab alone."),
+        h("p", null, wrong ? "That was not it. If it was until now, it has been changed. " : "", "This port was started with --api-token-file; what that file holds is the token. It is kept for this tab alone."),
         h("label", { for: "token" }, "Token"), field,
         h("p", { class: "actions" }, h("button", { type: "submit", class: "primary" }, "Go on"))));
       dialog.addEventListener("close", () => {

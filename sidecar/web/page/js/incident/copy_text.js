@@ -4,7 +4,7 @@
 import { dict, dicts, moment, number, seconds, text, words } from "../format.js";
 import { clean } from "../dom.js";
 import { firstOf, podOf, statusOf } from "./facts.js";
-import { maskHosts, maskText } from "./masking.js";
+import { maskFurther, maskHosts, maskText } from "./masking.js";
 import { momentsOf, stepsOf } from "./steps.js";
 
 const MOST_STEPS = 25;
@@ -23,7 +23,7 @@ export function issueText({ record, path = "", tree = "", program = [], names = 
   const sentence = text(verdict, "sentence") || text(record, "summary") || text(record, "reason");
   const lines = [`### ${plain(safe(sentence)) || "An incident"}`, ""];
   for (const [name, value] of factsOf(record, program)) if (value) lines.push(`- ${name}: ${code(safe(value))}`);
-  if (names) for (const [name, value] of namesOf(record)) if (value) lines.push(`- ${name}: ${code(clean(maskText(value)).slice(0, 300))}`);
+  if (names) for (const [name, value] of namesOf(record)) if (value) lines.push(`- ${name}: ${code(clean(maskText(maskFurther(value))).slice(0, 300))}`);
   const reasons = words(verdict, "reasons").slice(0, 12);
   if (reasons.length) lines.push("", "Why:", "", fenced(reasons.map((one) => `- ${safe(one)}`)));
   const summary = text(record, "summary");
@@ -109,7 +109,7 @@ function masker(record, path, names) {
     [text(record, "group"), "[group]"], [text(pod, "namespace"), "[namespace]"], [namespace, "[namespace]"],
   ].filter(([word]) => (word ?? "").length >= NAMES_SHORTER).sort(([one], [other]) => other.length - one.length);
   return (piece) => {
-    let said = maskText(String(piece).slice(0, LONGEST));
+    let said = maskText(maskFurther(String(piece).slice(0, LONGEST)));
     for (const [word, instead] of known) said = replaceWord(said, word, instead);
     return clean(maskHosts(said).replace(/[\r\n]+/g, " "));
   };

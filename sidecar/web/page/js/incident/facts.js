@@ -1,7 +1,9 @@
-// The facts of an incident as a list, its failures as a table, and what became of the engine.
+// The facts of an incident in a line and a list, its failures as a table, and what became of the engine.
 
 import { h, replace } from "../dom.js";
 import { ago, cut, dict, dicts, moment, number, seconds, text, words } from "../format.js";
+import { placeOf } from "../list/match.js";
+import { outcomeOf } from "../list/row.js";
 
 const MOST = 100; // processes, and failures at a time
 const AT_FIRST = 8; // failures
@@ -28,29 +30,53 @@ export function podOf(record) {
   return [text(pod, "namespace"), text(pod, "name")].filter(Boolean).join("/");
 }
 
-/** The list of facts; what is not known is not in it. */
-export function facts({ record }) {
+/** When it was, where, of what engine, and how it ended: one line. */
+export function outline(incident) {
+  const { record } = incident;
+  const at = text(dicts(record, "timeline")[0], "at") || stampOf(text(record, "id"));
+  const parts = [
+    at ? h("span", null, cut(moment(at), 40), ago(at) ? h("span", { class: "muted" }, ` (${ago(at)})`) : null) : null,
+    placeName(incident) ? h("span", { class: "wrap" }, cut(placeName(incident), 300)) : null,
+    text(record, "engine") ? h("span", { class: "wrap" }, cut(text(record, "engine"), 40)) : null,
+    ended(record),
+  ].filter(Boolean);
+  return parts.length ? h("ul", { class: "outline", "aria-label": "When, where, and how it ended" }, parts.map((part) => h("li", null, part))) : null;
+}
+
+/** The pod by the folder that it lies in, which nobody in the pod can choose; else by the record. */
+function placeName({ path, record }) {
+  return placeOf({ path, pod: record.pod }).filter(Boolean).join("/");
+}
+
+/** The list of facts that are not in the line above; what is not known is not in it. */
+export function facts(incident) {
+  const { record } = incident;
   const decision = dict(record, "decision");
   const pod = dict(record, "pod");
-  const at = text(dicts(record, "timeline")[0], "at") || stampOf(text(record, "id"));
   const deadline = number(decision, "deadline");
-  const because = words(decision, "because");
+  const because = words(decision, "because").filter((one) => !saidIn(record, one));
   const rows = [
-    ["When", at ? `${moment(at)}, ${ago(at)}` : ""],
-    ["Reason", text(record, "reason")],
     ["Decision", [text(decision, "action"), deadline === null ? "" : `evidence within ${seconds(deadline)}`].filter(Boolean).join(", ")],
-    ["Because", because.length ? h("ul", { class: "plain" }, because.slice(0, 20).map((one) => h("li", null, cut(one, 2000)))) : ""],
-    ["Engine", text(record, "engine")],
-    ["Pod", podOf(record)],
+    ["Because", list(because)],
+    ["Pod", podOf(record) === placeName(incident) ? "" : podOf(record)],
     ["Node", text(pod, "node")],
-    ["Pod UID", text(pod, "uid") ? h("span", { class: "mono" }, text(pod, "uid")) : ""],
+    ["Pod UID", text(pod, "uid") ? h("span", { class: "mono" }, cut(text(pod, "uid"), 100)) : ""],
     ["Group", text(record, "group")],
-    ["Ended", ended(record)],
-    ["Signature", text(record, "signature") ? h("span", { class: "mono" }, text(record, "signature")) : ""],
+    ["Judged", text(dict(record, "verdict"), "judgement")],
+    ["Signature", text(record, "signature") ? h("span", { class: "mono" }, cut(text(record, "signature"), 500)) : ""],
     ["Written by", text(dict(record, "recorder"), "version") ? `Rankguard ${text(dict(record, "recorder"), "version")}` : ""],
-    ["Notes", words(record, "notes").length ? h("ul", { class: "plain" }, words(record, "notes").slice(0, 20).map((one) => h("li", null, cut(one, 2000)))) : ""],
+    ["Notes", list(words(record, "notes"))],
   ];
   return h("dl", { class: "facts" }, rows.filter(([, value]) => value).map(([name, value]) => h("div", null, h("dt", null, name), h("dd", null, typeof value === "string" ? cut(value, 500) : value))));
+}
+
+function list(lines) {
+  return lines.length ? h("ul", { class: "plain" }, lines.slice(0, 20).map((one) => h("li", null, cut(one, 2000))), lines.length > 20 ? h("li", { class: "muted" }, `and ${lines.length - 20} more, in the record`) : null) : "";
+}
+
+/** Whether the reasons or the summary, which are shown too, have these very words. */
+function saidIn(record, words_) {
+  return [...words(dict(record, "verdict"), "reasons"), text(record, "summary")].some((one) => one.includes(words_));
 }
 
 /** `20261120T235959.123Z-…` tells when it began. */
@@ -61,11 +87,10 @@ function stampOf(id) {
 
 function ended(record) {
   const termination = dict(record, "termination");
-  const outcome = text(termination, "outcome");
-  if (!outcome) return "";
-  const bad = outcome === "still_alive" || outcome === "denied";
+  const [said, tone] = outcomeOf(text(termination, "outcome"));
+  if (!said) return null;
   const took = number(termination, "seconds");
-  return [h("span", { class: `badge ${bad ? "bad" : "good"}` }, cut(outcome, 40)), took === null ? "" : ` ${seconds(took)} after the kill`, text(termination, "detail") ? `; ${text(termination, "detail")}` : ""];
+  return [h("span", { class: `badge ${tone || "good"}`, title: cut(text(termination, "outcome"), 40) }, cut(said, 40)), took === null ? "" : ` ${seconds(took)} after the kill`, text(termination, "detail") ? `; ${cut(text(termination, "detail"), 500)}` : ""];
 }
 
 /** Every failure, the first marked. `null` where nothing died. */
@@ -100,18 +125,22 @@ function failureRow(one, first) {
     h("td", { class: "nowrap" }, text(one, "observed_at").slice(11, 26)), h("td", null, cut(text(one, "seen_by"), 60)), h("td", { class: "wrap roomy" }, cut(text(one, "detail"), 2000)));
 }
 
-/** What was killed, and what would not go. `null` where nothing was to be ended. */
-export function termination(record) {
-  const ending = dict(record, "termination");
-  const [killed, survivors] = [dicts(ending, "killed"), dicts(ending, "survivors")];
+/** What would not go, which somebody has to see to. `null` where all went. */
+export function alive(record) {
+  const survivors = dicts(dict(record, "termination"), "survivors");
+  if (!survivors.length) return null;
   const drain = survivors.some((one) => text(one, "state") === "D");
-  const alive = survivors.length ? h("div", { class: "notice bad" },
+  return h("div", { class: "notice bad" },
     h("p", null, h("strong", null, `${survivors.length === 1 ? "1 process" : `${survivors.length} processes`} did not go${drain ? "; the node needs a drain" : ""}`)),
-    h("ul", { class: "plain" }, survivors.slice(0, MOST).map((one) => h("li", null, `${nameOf(one)} in state ${cut(text(one, "state"), 20) || "?"}${text(one, "wchan") ? `, held in ${cut(text(one, "wchan"), 80)}` : ""}${text(one, "state") === "D" ? ": in the kernel, where no signal reaches it" : ""}`)))) : null;
-  const list = killed.length ? h("details", { class: "more" }, h("summary", null, `${killed.length} killed`),
-    h("ul", { class: "columns" }, killed.slice(0, 2000).map((one) => h("li", null, nameOf(one)))),
-    killed.length > 2000 ? h("p", null, `and ${killed.length - 2000} more`) : null) : null;
-  return alive || list ? [alive, list] : null;
+    h("ul", { class: "plain" }, survivors.slice(0, MOST).map((one) => h("li", null, `${nameOf(one)} in state ${cut(text(one, "state"), 20) || "?"}${text(one, "wchan") ? `, held in ${cut(text(one, "wchan"), 80)}` : ""}${text(one, "state") === "D" ? ": in the kernel, where no signal reaches it" : ""}`))));
+}
+
+/** What was killed. `null` where nothing was. */
+export function killed(record) {
+  const all = dicts(dict(record, "termination"), "killed");
+  return all.length ? h("details", { class: "more" }, h("summary", null, `${all.length} killed`),
+    h("ul", { class: "columns" }, all.slice(0, 2000).map((one) => h("li", null, nameOf(one)))),
+    all.length > 2000 ? h("p", null, `and ${all.length - 2000} more`) : null) : null;
 }
 
 function nameIn(one) {

@@ -15,15 +15,15 @@ export async function plots(incident) {
   const artifact = incident.captured("engine_metrics")[0];
   const file = artifact ? text(artifact, "path") : incident.has("metrics/engine.jsonl") ? "metrics/engine.jsonl" : "";
   if (!file) return skipped(incident);
-  const read = await incident.text(file, LARGEST);
-  const whole = read.whole ? read.text : read.text.slice(0, read.text.lastIndexOf("\n") + 1);
+  const read = await incident.end(file, LARGEST); // the moment that everybody asks about is the last one
+  const whole = read.whole ? read.text : read.text.slice(read.text.indexOf("\n") + 1);
   const history = historyOf(whole, momentOf(incident.record));
   if (!history.times.length) return h("p", { class: "notice warn" }, `${file} has no metrics that can be read.`);
   const drawing = { axis: timeAxis(history.times), apart: new Set(words(dict(incident.record, "verdict"), "apart")), cursor: new Cursor() };
   const panels = panelsOf(history, drawing.apart);
   return [
     h("p", { class: "muted" }, introduction(history, drawing)),
-    read.whole ? null : h("p", { class: "notice warn" }, `These are the first ${bytes(LARGEST)} of ${bytes(read.size)}.`),
+    read.whole ? null : h("p", { class: "notice warn" }, `These are the last ${bytes(LARGEST)} of ${bytes(read.size)}.`),
     panels.length ? h("div", { class: "plots" }, panels.map((panel) => chart(panel, drawing))) : h("p", { class: "muted" }, "None of these metrics is known here; any can be chosen below."),
     more(history, drawing), asTable(panels, drawing),
   ];

@@ -93,8 +93,13 @@ function ended(row) {
   const outcome = text(row, "outcome");
   const took = number(row, "seconds");
   if (!outcome) return h("span", { class: "muted" }, unended(row));
-  const [said, tone] = Object.hasOwn(OUTCOMES, outcome) ? OUTCOMES[outcome] : [short(outcome, 40), ""];
+  const [said, tone] = outcomeOf(outcome);
   return [h("span", { class: `outcome ${tone}`, title: outcome }, said), took === null ? null : h("span", { class: "muted" }, `in ${seconds(took)}`)];
+}
+
+/** `[words, class]` of how a termination ended. */
+export function outcomeOf(outcome) {
+  return Object.hasOwn(OUTCOMES, outcome) ? OUTCOMES[outcome] : [short(outcome, 40), ""];
 }
 
 function unended(row) {

@@ -3,6 +3,7 @@
 import { downloadLink, pathOf } from "../api.js";
 import { fill, h } from "../dom.js";
 import { bytes, counted, number, text } from "../format.js";
+import { reachable } from "../incident/file_rows.js";
 
 const BEGINNING = 256 * 1024;
 const MOST = 200;
@@ -10,14 +11,14 @@ const MOST = 200;
 /** The texts that were captured, each with a preview; `open`: where nothing better is there. */
 export function raw(incident, open) {
   const files = incident.artifacts.filter((one) => /^pyspy.*_text$/.test(text(one, "kind")));
-  const captured = files.filter((one) => text(one, "path"));
-  const others = files.filter((one) => !text(one, "path"));
-  if (!files.length) return open ? h("p", { class: "muted" }, "No stacks were captured.") : null;
+  const captured = files.filter((one) => reachable(incident, text(one, "path")));
+  const others = files.filter((one) => !captured.includes(one));
+  if (!files.length) return open ? h("p", { class: "muted" }, incident.record.sealed === true ? "No stacks were captured." : "No stacks are there so far.") : null;
   return h("details", { class: "raw", open },
     h("summary", null, `What py-spy said, word for word (${counted(captured.length, "file")})`),
     captured.length > MOST ? h("p", { class: "muted" }, `${MOST} of them here; the others are among the files below.`) : null,
     h("ul", null, captured.slice(0, MOST).map((one) => row(incident, one))),
-    others.length ? h("p", { class: "muted" }, `Without a stack: ${others.slice(0, 16).map((one) => `${text(one, "rank")} (${[text(one, "status"), text(one, "detail")].filter(Boolean).join(": ")})`).join("; ")}${others.length > 16 ? ` and ${others.length - 16} more` : ""}`) : null);
+    others.length ? h("p", { class: "muted" }, `Without a stack: ${others.slice(0, 16).map((one) => `${text(one, "rank")} (${[text(one, "status"), text(one, "detail") || (text(one, "path") ? "the folder has no such file" : "")].filter(Boolean).join(": ")})`).join("; ")}${others.length > 16 ? ` and ${others.length - 16} more` : ""}`) : null);
 }
 
 function row(incident, one) {
