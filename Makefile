@@ -50,10 +50,12 @@ soak: pods
 	PYTHONPATH=tests $(BIN)/python tests/pods/soak.py $(SOAK)
 
 # Most of a test is waiting for processes, so there are more workers than processors. On a fresh machine the checks take
-# a processor and the preparations a network, so they go side by side; the preparations all want apt.
+# a processor and the preparations a network, so they go side by side; the preparations all want apt. The page's
+# tests come last: a browser gives up what it is loading when a pod's network comes or goes.
 test: $(VENV)/.installed
 	$(MAKE) --jobs=2 check prepared
-	$(BIN)/pytest -n $(WORKERS) --dist worksteal
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal --ignore=tests/page; others=$$?; \
+	  $(BIN)/pytest -n 3 --dist loadfile tests/page && exit $$others
 
 .PHONY: prepared
 prepared: pods

@@ -42,6 +42,7 @@ class Known:
     member: bool = False
     over: bool = False  # a zombie that holds nothing any more
     rank: str = ""  # its label once it is watched
+    inherited: bool = False  # the title by which it is watched is that of the rank that forked it
 
     def as_process(self) -> Process:
         return Process(self.identity, self.ppid, self.pgid, self.sid, self.container)

@@ -99,7 +99,7 @@ class Discovery:
                 if rank is not None and rank != before:
                     self._keep(rank)
                     changed.append(rank)
-                elif rank is None and said_more and before is not None and not before.titled:
+                elif rank is None and said_more and before is not None and (not before.titled or known.inherited):
                     known.rank = ""  # it has told what it is, and it is no rank
                     self._dropped.append(before)
         return changed
@@ -159,19 +159,26 @@ class Discovery:
     def _titled(self, known: Known, profile: Profile, title: Title) -> RankProcess | None:
         if profile.environment and self._holds_label(known, title.rank):
             return None  # a rank's helper has inherited the rank's environment
+        # Between its fork and its exec a rank's compiler has the rank's own title, and its end is no rank's.
+        known.inherited = self._is_copy_of_a_rank(known)
+        if known.inherited and known.reads < 2:
+            return None
         self._learn(profile, profile.expected(known.argv, known.environ))
         return self._make(known, title.role, title.rank, titled=not title.provisional)
 
     def _server(self, known: Known, profile: Profile) -> RankProcess | None:
-        for ancestor in self.census.ancestors(known):
-            rank = self.ranks.get(ancestor.identity)
-            if rank is not None and ancestor.argv == known.argv:
-                # Forked by the server (vLLM's default where CUDA is not up yet): a rank to be, once it has lasted.
-                return self._untitled_child(known) if known.reads >= 2 else None
+        if self._is_copy_of_a_rank(known):
+            # Forked by the server (vLLM's default where CUDA is not up yet): a rank to be, once it has lasted.
+            return self._untitled_child(known) if known.reads >= 2 else None
         environ = self.census.read_environ(known.identity.pid, profile.server_environment)
         self._learn(profile, profile.expected(known.argv, environ))
         self.endpoint = self.endpoint or profile.endpoint(known.argv, environ)
         return self._make(known, Role.SERVER, "server", titled=True)
+
+    def _is_copy_of_a_rank(self, known: Known) -> bool:
+        """Whether it says nothing but what the rank that forked it says."""
+        above = (one for one in self.census.ancestors(known) if one.identity in self.ranks)
+        return any(ancestor.argv == known.argv for ancestor in above)
 
     def _untitled_child(self, known: Known) -> RankProcess:
         before = self.ranks.get(known.identity)

@@ -172,6 +172,41 @@ def test_a_rank_that_init_has_inherited_is_found() -> None:
         assert (rank.rank.partition("#")[0], rank.role) == ("TP0", "scheduler")
 
 
+def test_what_a_rank_forks_is_no_rank_by_the_rank_s_title() -> None:
+    """Between fork and exec a rank's compiler has its title: not a rank at first sight, and none once it has its own
+    command line, however late that comes. Otherwise its end would be a rank's death.
+    """
+    code = """
+def act():
+    order()
+    if not os.fork():
+        say("copy")
+        order()
+        os.execv("/bin/sleep", ["sleep", "60"])
+    wait()
+rank("TP0", act)
+wait()
+"""
+    with Troupe(code) as troupe, Scout(None) as scout:
+        troupe.await_labels("TP0")
+        scout.rank(troupe.pid_of("TP0"))
+        troupe.order("fork")
+        troupe.await_labels("copy")
+        copy = troupe.identities["copy"]
+        scout.discovery.look(time.monotonic())
+        assert copy.pid in scout.census.table
+        assert copy not in scout.discovery.ranks
+        assert scout.rank(copy.pid).rank == "TP0#2", "a copy that stays may be a rank to be"
+        troupe.order("exec")
+
+        def dropped() -> bool:
+            scout.discovery.look(time.monotonic())
+            return copy in {rank.identity for rank in scout.discovery.take_dropped()}
+
+        eventually(dropped, "it is none once it has said what it is")
+        assert [rank.identity for rank in scout.discovery.ranks.values()].count(troupe.identities["TP0"]) == 1
+
+
 def test_with_a_root_a_stranger_is_no_rank() -> None:
     """Bound to one tree, a process with a rank's title outside it means nothing."""
     with Troupe("rank('TP0')\nwait()") as stranger, StandIn(tp=1) as engine:

@@ -186,6 +186,7 @@ def test_ten_deaths_in_a_row(play: Play, dumps: Path) -> None:
         for times in range(1, 11):
             running.wait_serving(2, times=times)
             running.wait_line("recorder stands by", after=times - 1)
+            eventually(lambda: _serves(running), "the web is up, with all that it holds")
             held.append({kind: _holds(running, kind) for kind in ("supervisor", "guard", "web")})
             rank = running.rank(f"TP{times % 2}")
             assert rank.inside not in pids
@@ -199,6 +200,13 @@ def test_ten_deaths_in_a_row(play: Play, dumps: Path) -> None:
         for kind, (descriptors, memory) in held[-1].items():
             assert descriptors <= held[1][kind][0] + 2, (kind, [h[kind] for h in held])
             assert memory <= held[2][kind][1] + 2048, (kind, [h[kind] for h in held])
+
+
+def _serves(running: Pod) -> bool:
+    try:
+        return bool(running.metrics())
+    except OSError:
+        return False
 
 
 def _holds(running: Pod, kind: str) -> tuple[int, int]:

@@ -233,7 +233,10 @@ class Rig:
         return messages
 
     def whole_record(self, incident_id: str = ID) -> dict[str, Any]:
-        return json.loads((self.dump_dir / incident_id / "incident.json").read_bytes())
+        """As it stands, once it is there: the captures may be done before its first writing is."""
+        path = self.dump_dir / incident_id / "incident.json"
+        wait_for(path.exists)
+        return json.loads(path.read_bytes())
 
     def record(self, incident_id: str = ID) -> dict[str, Any]:
         """Without the artifacts that the analysis makes of the others, which have tests of their own."""
