@@ -187,7 +187,7 @@ def act():
 rank("TP0", act)
 wait()
 """
-    with Troupe(code) as troupe, Scout(None) as scout:
+    with Troupe(code) as troupe, Scout(identity_of(troupe.pid)) as scout:
         troupe.await_labels("TP0")
         scout.rank(troupe.pid_of("TP0"))
         troupe.order("fork")

@@ -79,6 +79,7 @@ def test_ten_thousand_are_opened_at_once(look: Look, full: Viewer) -> None:
 def test_pages_follow_one_another(crowded: Seen, full: Viewer) -> None:
     """Older, and back to the newest; the address of a page opens that page."""
     page = crowded.page
+    expect(rows_of(page)).to_have_count(50)
     first = paths_of(page)
     told = full.incidents(limit="100").json()["incidents"]
     assert first == [row["path"] for row in told[:50]]
