@@ -7,7 +7,6 @@ Of each record only the head is read: `record.encode` writes a key a line, the s
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import re
@@ -16,12 +15,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sidecar.dumps import disk
-from sidecar.dumps.opening import FILE, FOLDER
+from sidecar.dumps.lock import LOCK, is_held
+from sidecar.dumps.opening import FOLDER
 from sidecar.model import PodInfo, incident_from
 from sidecar.policy.retention import PINNED, Kept, of_another_pod
 
 RECORD = "incident.json"  # `names` has it too, and imports more than a recorder that stands by can spare
-LOCK = ".lock"
 MOST_RECORD = 64 << 20
 _MOST_LEFT_OPEN = 16 << 20
 _MOST_HEAD = 16 << 10
@@ -162,23 +161,6 @@ def record_of(folder: int, most: int = MOST_RECORD) -> dict[str, Any]:
     if not isinstance(record, dict) or not isinstance(record.get("artifacts", []), list):
         raise ValueError("not an incident's record")
     return record
-
-
-def is_held(folder: int) -> bool | None:
-    """Whether a live process holds the incident's lock; None where this file system has no locks."""
-    try:
-        fd = os.open(LOCK, FILE, dir_fd=folder)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return None
-    finally:
-        os.close(fd)
-    return False
 
 
 def _left_open(folder: int, name: str, most: int) -> tuple[bool, dict[str, Any] | None]:

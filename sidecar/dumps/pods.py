@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sidecar.dumps.counters import counted_in, fold, is_counters
+from sidecar.dumps.lock import is_held
 from sidecar.dumps.names import RECORD, REMOVING, is_name, wall_of
 from sidecar.dumps.opening import FOLDER, down, lstat, opened
-from sidecar.dumps.removal import is_held, remove_tree
+from sidecar.dumps.removal import remove_tree
 from sidecar.policy.retention import PINNED
 
 LEAST_GONE = 3 * 3600.0  # seconds; less could be a living pod's
@@ -115,7 +116,7 @@ def _look(fd: int, before: float) -> tuple[float, int, str, bool]:
             if is_incident:
                 incidents += 1
                 pinned += lstat(below, PINNED) is not None
-                held += is_held(below)
+                held += is_held(below) is True
     why = ""
     if pinned:
         why = f"{pinned} of its incidents {'is' if pinned == 1 else 'are'} pinned"

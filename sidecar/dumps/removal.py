@@ -3,14 +3,12 @@ first, so that half of an incident never looks like a whole one."""
 
 from __future__ import annotations
 
-import fcntl
 import os
 import stat
 
 from sidecar.dumps.names import REMOVING, above_and_id
-from sidecar.dumps.opening import FILE, FOLDER, down, lstat, opened, top
+from sidecar.dumps.opening import FOLDER, down, lstat, opened, top
 
-LOCK = ".lock"  # held by the recorder that writes the incident
 _DEEPEST = 32  # folders held open at a time; what lies deeper is brought up first
 
 
@@ -63,17 +61,3 @@ def _unlink(fd: int, name: str) -> None:
         os.unlink(name, dir_fd=fd)
     except FileNotFoundError:
         pass
-
-
-def is_held(folder: int) -> bool:
-    """Whether a live process holds the lock of an open incident folder. A file system without locks says no."""
-    with opened(LOCK, FILE, folder) as fd:
-        if fd is None:
-            return False
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-        except OSError:
-            return False
-        return False

@@ -12,12 +12,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sidecar.dumps.kept import (
-    LOCK,
     MOST_RECORD,
     RECORD,
     Seen,
     head_of,
-    is_held,
     kept_of,
     look,
     pod_of,
@@ -25,6 +23,7 @@ from sidecar.dumps.kept import (
     to_take_up,
     wall_of,
 )
+from sidecar.dumps.lock import LOCK, is_held
 from sidecar.model import PodInfo
 from sidecar.policy.retention import Kept, of_another_pod
 from sidecar.policy.throttle import EXEMPT, Earlier

@@ -10,10 +10,11 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from sidecar.dumps.folder import entry_at
+from sidecar.dumps.lock import is_held
 from sidecar.dumps.names import above_and_id
 from sidecar.dumps.opening import down, top
 from sidecar.dumps.pins import pin
-from sidecar.dumps.removal import is_held, remove
+from sidecar.dumps.removal import remove
 from sidecar.log import Log
 from sidecar.policy.retention import Limits
 from sidecar.web.incidents import ONE, Json, told

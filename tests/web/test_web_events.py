@@ -15,7 +15,7 @@ import pytest
 from dump_folders import incident, put, rewrite
 from event_stream import EventStream
 from hung_folder import hung
-from web_harness import rank, wait_for, web_process
+from web_harness import rank, switches, wait_for, web_process
 
 from sidecar.dumps.catalog import Page
 from sidecar.web.changes import changed, seen
@@ -93,14 +93,6 @@ def at_rest(pid: int, seconds: float) -> int:
         return switches(pid) - before
     finally:
         os.close(pidfd)
-
-
-def switches(pid: int) -> int:
-    total = 0
-    for task in os.listdir(f"/proc/{pid}/task"):
-        with open(f"/proc/{pid}/task/{task}/status") as file:
-            total += sum(int(line.split()[1]) for line in file if line.startswith("voluntary_ctxt_switches"))
-    return total
 
 
 def test_nobody_listens_nothing_is_looked_at(web):

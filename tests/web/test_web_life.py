@@ -8,7 +8,7 @@ import time
 
 import httpx
 import pytest
-from web_harness import WebProcess, rank, wait_for, web_process
+from web_harness import WebProcess, rank, switches, wait_for, web_process
 
 
 def ended(web: WebProcess, seconds: float = 5.0) -> int:
@@ -185,15 +185,6 @@ def test_beyond_loopback_without_a_token(tmp_path):
         assert web.get("/healthz").status_code == 200
         os.kill(web.pid, signal.SIGTERM)
         assert ended(web) == 0
-
-
-def switches(pid: int) -> int:
-    """Times that any thread of the process went to sleep of its own accord, since its start."""
-    total = 0
-    for task in os.listdir(f"/proc/{pid}/task"):
-        with open(f"/proc/{pid}/task/{task}/status") as file:
-            total += sum(int(line.split()[1]) for line in file if line.startswith("voluntary_ctxt_switches"))
-    return total
 
 
 def test_it_sleeps_while_nobody_asks(web):

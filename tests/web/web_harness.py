@@ -211,3 +211,12 @@ def web_process(folder: Path, **settings: Any) -> Iterator[WebProcess]:
         assert "Warning" not in log, log
     finally:
         web.close()
+
+
+def switches(pid: int) -> int:
+    """Times that any thread of the process went to sleep of its own accord, since its start."""
+    total = 0
+    for task in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{task}/status") as file:
+            total += sum(int(line.split()[1]) for line in file if line.startswith("voluntary_ctxt_switches"))
+    return total
